@@ -1,0 +1,40 @@
+# Every target sets itself up from a bare Python 3.11 or later.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+
+.PHONY: demo test test-all check install clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("bitsmith needs Python 3.11 or later; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(INSTALLED)
+
+# Search, training, export, verification and report on real data; the page is runs/demo/report.html.
+demo: $(INSTALLED)
+	@if [ ! -e $(FASHION) ] && [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
+		(apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist) >/dev/null 2>&1 \
+		|| echo "The package dataset-fashion-mnist could not be installed."; \
+	fi
+	$(BIN)/bitsmith run recipes/demo.yaml --out runs/demo
+
+# Format, lint, types, import rules and tests with reduced counts.
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+test: check
+
+# The same tests with full counts.
+test-all: $(INSTALLED)
+	BITSMITH_TESTS=full $(BIN)/python -m pytest --timeout 3600
+
+clean:
+	rm -rf .venv runs build dist

@@ -1,0 +1,172 @@
+"""Accept a capture only if the rebuilt network computes what the user's module does, forward and backward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from bitsmith.blueprint import NetworkGraph
+from bitsmith.capture.assemble import Assembled, tensor_of
+from bitsmith.capture.export import BATCH, device_of, dtype_of, in_mode
+from bitsmith.capture.operators import TAILS
+from bitsmith.errors import CaptureError
+from bitsmith.quantize import build, float_blueprint
+from bitsmith.seeding import derive, torch_generator
+
+# Largest difference allowed, relative to the largest value of the tensor (see `_difference`).
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# A gradient that is zero but for rounding, as that of a bias before BatchNorm, is measured against this
+# fraction of the largest gradient.
+FLOOR = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The user's module (a copy where it can be copied) and the rebuilt network, of one type on one device."""
+
+    theirs: nn.Module
+    ours: nn.Module
+    sources: Mapping[str, str]
+    x: Tensor
+    seed: int
+
+
+def check(module: nn.Module, assembled: Assembled, *, seed: int) -> tuple[str, ...]:
+    """Compare outputs, gradients and BatchNorm statistics; notes say what could not be compared.
+
+    Raises:
+        CaptureError: the first tensor that differs, and by how much.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(derive(seed, "capture"))
+        pair, notes = _pair(module, assembled, seed)
+        with in_mode(pair.theirs, training=False):
+            _compare(pair, training=False)
+        if pair.theirs is module:
+            return (*notes, "compared in eval mode alone: a step in train mode would change the module's statistics")
+        note = _compare_training(pair)
+    return (*notes, note) if note else tuple(notes)
+
+
+def _pair(module: nn.Module, assembled: Assembled, seed: int) -> tuple[_Pair, list[str]]:
+    """In float64 where that runs; else in the module's own type."""
+    try:
+        double = copy.deepcopy(module).cpu().double()
+        pair = _paired(double, assembled, seed)
+        with in_mode(double, training=False), torch.no_grad():
+            double(pair.x.clone())
+        return pair, []
+    except Exception as error:  # the user's own code, which may hold tensors that can't be copied or cast types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    note = f"compared in {dtype_of(module)}".replace("torch.", "") + f", not in float64 ({reason})"
+    try:
+        theirs = copy.deepcopy(module)
+    except Exception:
+        theirs = module
+    return _paired(theirs, assembled, seed), [f"{note}, to {TOLERANCE[dtype_of(module)]:g}"]
+
+
+def _paired(theirs: nn.Module, assembled: Assembled, seed: int) -> _Pair:
+    dtype, device = dtype_of(theirs), device_of(theirs)
+    ours = build(float_blueprint(_without_dropout(assembled.graph))).to(device, dtype)
+    ours.load_state_dict(assembled.state, strict=True)
+    x = torch.randn(BATCH, *assembled.graph.input_shape, dtype=torch.float64, generator=torch_generator(seed, "batch"))
+    return _Pair(theirs=theirs, ours=ours, sources=assembled.sources, x=x.to(device, dtype), seed=seed)
+
+
+def _without_dropout(graph: NetworkGraph) -> NetworkGraph:
+    """The same network with dropout that drops nothing, so that train mode can be compared."""
+    return replace(graph, nodes=tuple(replace(node, rate=0.0) for node in graph.nodes))
+
+
+def _compare_training(pair: _Pair) -> str:
+    """Compare in train mode; the note where that says nothing about the capture."""
+    theirs = pair.theirs
+    theirs.train()
+    for child in theirs.modules():
+        if isinstance(child, _DropoutNd) or type(child).__name__ in ("StochasticDepth", "DropPath"):
+            child.eval()
+    try:
+        before = copy.deepcopy(theirs)
+        with _Logits():
+            first, again = (copy.deepcopy(theirs)(pair.x.clone()) for _ in range(2))
+    except Exception as error:
+        return f"compared in eval mode alone: train mode fails ({(str(error).splitlines() or [''])[0]})"
+    if not isinstance(first, Tensor):
+        return f"train mode returns a {type(first).__name__}; what only training computes is left out"
+    if not torch.equal(first, again):
+        return "compared in eval mode alone: the module draws random numbers in train mode"
+    _compare(replace(pair, theirs=before), training=True)
+    return ""
+
+
+def _compare(pair: _Pair, *, training: bool) -> None:
+    pair.ours.train(training)
+    mode = "train" if training else "eval"
+    parameters = {key: p for key, p in pair.ours.named_parameters() if key in pair.sources}
+    own = {key: tensor_of(pair.theirs, pair.sources[key]) for key in parameters}
+    with _Logits():
+        y, grads = _run(pair.theirs, pair.x, own, pair.seed)
+    z, found = _run(pair.ours, pair.x, parameters, pair.seed)
+    if y.shape != z.shape:
+        raise CaptureError(f"the captured network returns shape {tuple(z.shape)}, the module {tuple(y.shape)}: {_BUG}")
+    tolerance = TOLERANCE[pair.x.dtype]
+    _assert_close("outputs", z, y, 0.0, tolerance, mode)
+    largest = max(float(g.abs().max()) for g in grads.values())
+    for key, gradient in grads.items():
+        name = "the gradient of " + pair.sources.get(key, "the input")
+        _assert_close(name, found[key], gradient, FLOOR * largest, tolerance, mode)
+    if training:
+        buffers = dict(pair.ours.named_buffers())
+        for key, source in pair.sources.items():
+            if key in buffers:
+                _assert_close(source, buffers[key], tensor_of(pair.theirs, source), 0.0, tolerance, mode)
+
+
+def _run(network: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], seed: int):
+    """Output, and gradients of a random linear loss with respect to the input ("") and the parameters."""
+    leaf = x.clone().requires_grad_()
+    frozen = [p for p in parameters.values() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_()
+    try:
+        y = network(leaf.clone())  # a copy: the first operator may work in place
+        weights = torch.randn(y.shape, dtype=torch.float64, generator=torch_generator(seed, "loss")).to(y)
+        wanted = {"": leaf, **parameters}
+        gradients = torch.autograd.grad((y * weights).sum(), list(wanted.values()), allow_unused=True)
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+    filled = {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(wanted.items(), gradients, strict=True)}
+    return y.detach(), filled
+
+
+def _assert_close(name: str, found: Tensor, wanted: Tensor, floor: float, tolerance: float, mode: str) -> None:
+    scale = max(float(wanted.abs().max()), floor)
+    difference = float((found - wanted).abs().max()) / scale if scale else float(found.abs().max())
+    if not difference <= tolerance:  # NaN is a difference
+        raise CaptureError(
+            f"the captured network is not the same: {name} differ by {difference:.2g} relative to the largest value "
+            f"in {mode} mode (allowed: {tolerance:g}); {_BUG}"
+        )
+
+
+_BUG = (
+    "the module may do something in its forward pass that its exported graph does not show "
+    "(detach, hooks, a branch on self.training)"
+)
+
+
+class _Logits(TorchFunctionMode):
+    """Makes softmax, log_softmax, sigmoid and argmax hand on their input: in a captured module they come last."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in TAILS:
+            return args[0] if args else next(iter((kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,174 @@
+"""The costs of one inference at batch 1, and their exact values.
+
+Every cost here is additive: value = finish(fixed(graph) + sum over priced layers of entry(layer, bits)). So the
+same few functions give the exact value of a blueprint, the expected value under probabilities (differentiable) and the
+rows of an integer program, and the three can't disagree. Totals are whole numbers (bytes, operations), exact in
+float64 to 2^53. Weights and activations at 32 bits (float) count as 32 bits.
+
+| cost | what | unit |
+|---|---|---|
+| params | learnable numbers: weights, biases, BatchNorm's gamma and beta | count |
+| weights | packed weights alone, sum of ceil(n b / 8): what publications count | bytes |
+| size | all that the packing layout stores (`bitsmith.cost.layout`) | bytes |
+| ram | the static arena of the memory plan (`bitsmith.cost.memory`) | bytes |
+| macs | multiply-accumulates of the priced layers | count |
+| bitops | sum of MACs bw ba | count |
+| avg_bits | sqrt(bitops / MACs): the uniform bit-width with the same bitops | bits |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitsmith.blueprint import Bits, Budget, GridPlan, LayerSpec, NetworkGraph, plan_grids
+from bitsmith.cost.layout import check_operators, fixed_bytes, layer_bytes, weight_bytes
+from bitsmith.cost.memory import plan_arena
+from bitsmith.errors import CaptureError
+
+
+def _as_total(graph: NetworkGraph, total: Tensor) -> Tensor:
+    return total
+
+
+def _as_limit(graph: NetworkGraph, limit: float) -> float:
+    return limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One additive cost.
+
+    Args:
+        name: as in budgets.
+        entry: (graph, plan, layer, bits) -> what one priced layer adds; a whole number.
+        fixed: (graph, plan) -> what the rest adds; a whole number.
+        finish: (graph, total as a float64 scalar) -> the value; differentiable, rises with the total.
+        total_limit: (graph, limit on the value) -> limit on the total; the inverse of `finish`.
+    """
+
+    name: str
+    entry: Callable[[NetworkGraph, GridPlan, LayerSpec, Bits], float]
+    fixed: Callable[[NetworkGraph, GridPlan], float]
+    finish: Callable[[NetworkGraph, Tensor], Tensor] = _as_total
+    total_limit: Callable[[NetworkGraph, float], float] = _as_limit
+
+    def value(self, graph: NetworkGraph, total: float) -> float:
+        """`finish` of a plain number: by the same kernel as under probabilities, so that both agree to the bit."""
+        return float(self.finish(graph, torch.tensor(total, dtype=torch.float64)))
+
+
+def _none_fixed(graph: NetworkGraph, plan: GridPlan) -> float:
+    return 0
+
+
+def _no_entry(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return 0
+
+
+def _params_of(graph: NetworkGraph, name: str) -> int:
+    node = graph[name]
+    return node.shape[0] * (int(node.bias) + 2 * int(node.norm is not None))
+
+
+def _layer_params(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return layer.weights + _params_of(graph, layer.name)
+
+
+def _affine_params(graph: NetworkGraph, plan: GridPlan) -> float:
+    return sum(_params_of(graph, node.name) for node in graph.nodes if node.op == "affine")
+
+
+def _layer_weights(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return weight_bytes(layer, bits)
+
+
+def _layer_size(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return layer_bytes(layer, plan, bits)
+
+
+def _arena(graph: NetworkGraph, plan: GridPlan) -> float:
+    return plan_arena(graph).total
+
+
+def _layer_macs(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return layer.macs
+
+
+def _layer_bitops(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return layer.macs * bits.weight * bits.activation
+
+
+def _macs(graph: NetworkGraph) -> int:
+    return sum(layer.macs for layer in graph.layers)
+
+
+def _root_per_mac(graph: NetworkGraph, bitops: Tensor) -> Tensor:
+    return (bitops / _macs(graph)).sqrt()
+
+
+def _bitops_at(graph: NetworkGraph, avg_bits: float) -> float:
+    return avg_bits**2 * _macs(graph)
+
+
+COSTS: dict[str, Cost] = {
+    "params": Cost(name="params", entry=_layer_params, fixed=_affine_params),
+    "weights": Cost(name="weights", entry=_layer_weights, fixed=_none_fixed),
+    "size": Cost(name="size", entry=_layer_size, fixed=fixed_bytes),
+    "ram": Cost(name="ram", entry=_no_entry, fixed=_arena),
+    "macs": Cost(name="macs", entry=_layer_macs, fixed=_none_fixed),
+    "bitops": Cost(name="bitops", entry=_layer_bitops, fixed=_none_fixed),
+    "avg_bits": Cost(
+        name="avg_bits",
+        entry=_layer_bitops,
+        fixed=_none_fixed,
+        finish=_root_per_mac,
+        total_limit=_bitops_at,
+    ),
+}
+
+
+def planned(graph: NetworkGraph) -> GridPlan:
+    """The grid plan of a graph that can be priced.
+
+    Raises:
+        CaptureError: an operator without a price, or no conv or linear layer at all.
+    """
+    check_operators(graph)
+    if not graph.layers:
+        raise CaptureError("the network has no conv or linear layer, so there are no bits to choose and none to price")
+    return plan_grids(graph)
+
+
+def exact(cost: str, graph: NetworkGraph, bits: Mapping[str, Bits]) -> float:
+    """The value of one cost for one inference.
+
+    value = finish(fixed(graph) + sum over priced layers of entry(layer, bits))
+
+    Args:
+        cost: a key of `COSTS`.
+        bits: for every priced layer its Bits.
+
+    Example:
+        One conv of 432 weights at 2 bits and 442,368 MACs at w2a8: weights 108 B, bitops 7,077,888, avg_bits 4.
+
+    Raises:
+        CaptureError: the graph has an operator without a price, or no priced layer.
+    """
+    plan = planned(graph)
+    priced = COSTS[cost]
+    total = priced.fixed(graph, plan) + sum(priced.entry(graph, plan, la, bits[la.name]) for la in graph.layers)
+    return priced.value(graph, total)
+
+
+def price(graph: NetworkGraph, bits: Mapping[str, Bits]) -> dict[str, float]:
+    """All costs of one blueprint, as `exact`."""
+    return {name: exact(name, graph, bits) for name in COSTS}
+
+
+def fits(graph: NetworkGraph, bits: Mapping[str, Bits], budgets: Sequence[Budget]) -> bool:
+    """Whether a blueprint is inside every budget; a value equal to its limit is."""
+    return all(exact(budget.cost, graph, bits) <= budget.limit for budget in budgets)

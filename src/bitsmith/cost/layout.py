@@ -1,0 +1,105 @@
+"""The packing layout: what the files of a low-precision network store, byte by byte.
+
+This is the format that exporters write and that the cost `size` prices. It is small on purpose: ResNet-8 has 336
+channels, and float32 scales with int32 biases would add 2.7 kB to 20 kB of 2-bit weights.
+
+- Raw pixels: one table of 256 bytes per input channel, which normalizes a uint8 pixel onto the first grid. Counted
+  for every network: a cost doesn't know the input contract, and a float input only stores less.
+- Every priced layer: a header of 16 bytes (layer scale and output scale as float32, zero points, bounds, shifts), its
+  n weights in ceil(n b / 8) bytes (32 bits where float), and 4 bytes per output channel: an int16 bias times a
+  power of two of the layer, and a float16 scale times the layer's scale. BatchNorm is folded into these. A float
+  layer has a float32 bias in the same 4 bytes.
+- A priced layer that reads a stream with fewer than 8 activation bits narrows it by a table of 256 bytes.
+- `affine`: a header, and per channel 5 bytes: an int8 weight, an int16 bias, a float16 scale.
+- `add`, `avg_pool`, `max_pool`: a header (scales, bounds, geometry).
+- `relu`, `relu6`: nothing where the clip merges with the operator before it; else a header and a table of 256 bytes.
+- `flatten` and `dropout` store nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bitsmith.blueprint import Bits, GridPlan, LayerSpec, NetworkGraph, Node
+from bitsmith.errors import CaptureError
+
+HEADER = 16
+TABLE = 256
+PER_CHANNEL = 4
+PER_AFFINE_CHANNEL = 5
+STREAM_BITS = 8
+
+
+def is_merged_clip(node: Node, plan: GridPlan) -> bool:
+    """Whether a relu or relu6 merges with its producer, which then has no grid of its own."""
+    return plan.carrier[node.inputs[0]] not in plan.stream
+
+
+def _nothing(node: Node, plan: GridPlan) -> int:
+    return 0
+
+
+def _header(node: Node, plan: GridPlan) -> int:
+    return HEADER
+
+
+def _pixel_tables(node: Node, plan: GridPlan) -> int:
+    return TABLE * node.shape[0]
+
+
+def _affine(node: Node, plan: GridPlan) -> int:
+    return HEADER + PER_AFFINE_CHANNEL * node.shape[0]
+
+
+def _clip(node: Node, plan: GridPlan) -> int:
+    return 0 if is_merged_clip(node, plan) else HEADER + TABLE
+
+
+# operator -> bytes stored whatever the bits are; the free ones are those at `_nothing`.
+STORED: dict[str, Callable[[Node, GridPlan], int]] = {
+    "input": _pixel_tables,
+    "conv": _nothing,  # depends on its bits: `layer_bytes`
+    "linear": _nothing,  # likewise
+    "affine": _affine,
+    "add": _header,
+    "avg_pool": _header,
+    "max_pool": _header,
+    "relu": _clip,
+    "relu6": _clip,
+    "flatten": _nothing,  # another view of the same bytes
+    "dropout": _nothing,  # not there at inference
+}
+
+
+def check_operators(graph: NetworkGraph) -> None:
+    """Refuse a graph with an operator that has no price, so that none is ever priced at zero.
+
+    Raises:
+        CaptureError: an operator outside the layout.
+    """
+    for node in graph.nodes:
+        if node.op not in STORED:
+            where = f" ({node.source})" if node.source else ""
+            raise CaptureError(
+                f"node {node.name!r}{where}: operator {node.op!r} has no price; priced are {', '.join(STORED)}"
+            )
+
+
+def weight_bytes(layer: LayerSpec, bits: Bits) -> int:
+    """Bytes of a layer's packed weights, ceil(n b / 8).
+
+    Example:
+        3 weights at 3 bits are 9 bits and take 2 bytes.
+    """
+    return -(-layer.weights * bits.weight // 8)
+
+
+def layer_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
+    """Bytes that a priced layer stores: header, weights, channels, and the table that narrows its input."""
+    narrows = plan.narrows(layer.name) and bits.activation < STREAM_BITS
+    return HEADER + weight_bytes(layer, bits) + PER_CHANNEL * layer.out_channels + TABLE * narrows
+
+
+def fixed_bytes(graph: NetworkGraph, plan: GridPlan) -> int:
+    """Bytes stored by everything but the priced layers."""
+    return sum(STORED[node.op](node, plan) for node in graph.nodes)

@@ -1,0 +1,161 @@
+"""The reference interpreter: an IntegerProgram in numpy, as plainly as its arithmetic is defined.
+
+Sums are float64 matrix products over integers, exact to 2^53, whatever the order of summation; the float32 steps that
+follow are those of `bitsmith.deploy.program`. Every exported file has to give these numbers, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import numpy as np
+
+from bitsmith.deploy.program import (
+    Add,
+    Conv,
+    Dequantize,
+    Flatten,
+    InputQuantize,
+    InputTable,
+    IntegerProgram,
+    Logits,
+    MaxPool,
+    Operator,
+    StoredGrid,
+    Sums,
+    Table,
+)
+from bitsmith.errors import VerifyError
+
+_SCRATCH = 32 * 2**20  # bytes that the unrolled windows of one batch may take
+
+
+def run(program: IntegerProgram, images: np.ndarray) -> np.ndarray:
+    """The float32 outputs (N, ...) for images (N, C, H, W): uint8 pixels, or float32 by the input contract.
+
+    Raises:
+        VerifyError: images of another type or shape.
+    """
+    _check_images(program, images)
+    batch = _batch(program)
+    parts = [_run(program, images[i : i + batch])[program.output] for i in range(0, len(images), batch)]
+    return np.concatenate(parts) if parts else np.zeros((0, *program.shapes[program.output]), np.float32)
+
+
+def trace(program: IntegerProgram, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every tensor of the program for a few images (all are kept in memory), called by its operator's name.
+
+    Raises:
+        VerifyError: images of another type or shape.
+    """
+    _check_images(program, images)
+    return _run(program, images, keep=True)
+
+
+def _run(program: IntegerProgram, images: np.ndarray, *, keep: bool = False) -> dict[str, np.ndarray]:
+    last = {name: i for i, operator in enumerate(program.operators) for name in operator.inputs}
+    values: dict[str, np.ndarray] = {}
+    for i, operator in enumerate(program.operators):
+        y = _apply(program, operator, [values[name] for name in operator.inputs] or [images])
+        values[operator.name] = y.reshape(len(images), *program.shapes[operator.name])
+        for name in operator.inputs:
+            if not keep and last[name] == i:
+                values.pop(name, None)
+    return values
+
+
+def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]) -> np.ndarray:
+    x = inputs[0]
+    grids = program.grids
+    match operator:
+        case InputTable():
+            channels = np.arange(len(operator.table)).reshape(-1, *[1] * (x.ndim - 2))
+            return operator.table[channels, x]
+        case InputQuantize():
+            return grids[operator.name].store(x)
+        case Conv():
+            source, grid = grids[operator.inputs[0]], grids[operator.name]
+            return requantize(_total(operator.sums, x, source), operator.sums, source, grid, operator.top)
+        case Logits():
+            source = grids[operator.inputs[0]]
+            total = _total(operator.sums, x, source)
+            return total.astype(np.float32) * (source.step * operator.sums.scale)[:, None]
+        case Add():
+            zeros = sum(grids[name].zero_point for name in operator.inputs)
+            total = x.astype(np.int32) + inputs[1] - zeros + grids[operator.name].zero_point
+            return total.clip(0, operator.top).astype(np.uint8)
+        case Table():
+            return operator.table[x]
+        case MaxPool():
+            lowest = 0 if x.dtype == np.uint8 else -np.inf
+            return _windows(x, operator.kernel, operator.stride, operator.padding, operator.dilation, lowest).max(
+                (4, 5)
+            )
+        case Flatten():
+            return x
+        case Dequantize():
+            return grids[operator.inputs[0]].load(x)
+    assert_never(operator)
+
+
+def requantize(total: np.ndarray, sums: Sums, source: StoredGrid, grid: StoredGrid, top: int) -> np.ndarray:
+    """Exact sums (N, filters, positions) onto a grid: the normative float32 arithmetic."""
+    if grid.is_sign:
+        return np.where(total >= 0, 2, 0).astype(np.uint8)
+    multiplier = (source.step * sums.scale) / grid.step
+    assert multiplier.dtype == np.float32
+    levels = np.rint(total.astype(np.float32) * multiplier[:, None])
+    return (np.clip(levels, -grid.zero_point, top - grid.zero_point) + grid.zero_point).astype(np.uint8)
+
+
+def _total(sums: Sums, x: np.ndarray, source: StoredGrid) -> np.ndarray:
+    """acc + bias as float64 (N, filters, positions), exact."""
+    if x.ndim == 2:
+        x = x[:, :, None, None]
+    n, groups = len(x), sums.groups
+    filters, channels, height, width = sums.weight.shape
+    centered = x.astype(np.int16) - np.int16(source.zero_point)
+    windows = _windows(centered, (height, width), sums.stride, sums.padding, sums.dilation, 0)
+    positions = windows.shape[2] * windows.shape[3]
+    columns = windows.transpose(0, 1, 4, 5, 2, 3).astype(np.float64)  # (N, C, height, width, H, W)
+    columns = columns.reshape(n, groups, channels * height * width, positions)
+    weight = sums.weight.astype(np.float64).reshape(groups, filters // groups, -1)
+    total = np.matmul(weight, columns).reshape(n, filters, positions)
+    return total + sums.bias.astype(np.float64)[:, None]
+
+
+def _windows(
+    x: np.ndarray,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    fill: float,
+) -> np.ndarray:
+    """The windows of padded images: a view of shape (N, C, out height, out width, kernel height, kernel width)."""
+    up, left, down, right = padding
+    if any(padding):
+        x = np.pad(x, ((0, 0), (0, 0), (up, down), (left, right)), constant_values=fill)
+    span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))
+    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+def _batch(program: IntegerProgram) -> int:
+    """Images whose widest unrolled windows fit the scratch memory."""
+    widest = 1
+    for operator in program.weighted:
+        shape = program.shapes[operator.name]
+        positions = shape[1] * shape[2] if len(shape) == 3 else 1
+        _, channels, height, width = operator.sums.weight.shape
+        widest = max(widest, channels * operator.sums.groups * height * width * positions * 8)
+    return max(1, _SCRATCH // widest)
+
+
+def _check_images(program: IntegerProgram, images: np.ndarray) -> None:
+    wanted = np.dtype(np.uint8 if program.input.kind == "uint8" else np.float32)
+    if images.dtype != wanted or images.shape[1:] != program.input_shape:
+        raise VerifyError(
+            f"the network takes images of type {wanted} and shape (N, {', '.join(map(str, program.input_shape))}), "
+            f"got {images.dtype} of shape {images.shape}"
+        )

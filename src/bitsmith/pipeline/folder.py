@@ -1,0 +1,157 @@
+"""A run folder: what every stage reads and writes there.
+
+recipe.yaml                the run
+graph.json, captured.safetensors, notes.json    the captured network; its author's code is not needed any more
+float/                     the trained float network: network.safetensors, training.json
+NAME/                      one folder per low-precision network ("entry"):
+    entry.json             what it is, how it was searched
+    blueprint.json         its bits
+    inherited.safetensors  weights that the search hands on, where it does
+    network.safetensors, training.json
+    model.onnx
+    verification.json
+trials.jsonl               one line per trained network
+report.json, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.errors import RunError
+from bitsmith.recipe import Recipe, dump_recipe, read_recipe
+from bitsmith.train import History, read_json, write_json, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One low-precision network of a run.
+
+    Args:
+        name: as in tables: "composite", "uniform+fill", "w4a8".
+        kind: "found" by the recipe's method, or "baseline".
+        budgets: what it had to meet, as text; empty for fixed bits.
+        search_epochs, search_seconds: what its search took.
+        curves, details: of its search.
+    """
+
+    name: str
+    kind: Literal["found", "baseline"]
+    budgets: tuple[str, ...]
+    search_epochs: float = 0.0
+    search_seconds: float = 0.0
+    curves: Mapping[str, list[float]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> str:
+        """The budgets in one text; "" for none."""
+        return ", ".join(self.budgets)
+
+    @property
+    def title(self) -> str:
+        """For progress and messages."""
+        return f"{self.name} at {self.budget}" if self.budgets else self.name
+
+    @property
+    def slug(self) -> str:
+        """The name of its folder."""
+        return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join([self.name, *self.budgets]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The paths of a run, and reading and writing of what is plain data."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> RunFolder:
+        """Make the folder, or go on in one that holds the same recipe.
+
+        Raises:
+            RunError: it holds another recipe, or can't be written.
+        """
+        run = cls(path=path)
+        text = dump_recipe(recipe.model_copy(update={"command": ""}))
+        if run.recipe_file.exists():
+            old = dump_recipe(run.recipe().model_copy(update={"command": ""}))
+            if old != text:
+                raise RunError(
+                    f"{path} holds a run of another recipe; choose another --out, or delete that folder first"
+                )
+        try:
+            write_text(run.recipe_file, dump_recipe(recipe))
+        except OSError as error:
+            raise RunError(f"can't write to {path}: {error.strerror}") from error
+        return run
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run.
+
+        Raises:
+            RunError: the folder is not a run.
+        """
+        if not self.recipe_file.exists():
+            raise RunError(f"{self.path} is not a run folder (no recipe.yaml); make one with bitsmith search or run")
+        return read_recipe(self.recipe_file)
+
+    def folder(self, entry: Entry) -> Path:
+        return self.path / entry.slug
+
+    def write_entry(self, entry: Entry, blueprint: Blueprint) -> None:
+        """Write an entry; entry.json comes last and says that the search of it is done."""
+        write_text(self.folder(entry) / "blueprint.json", blueprint.to_json())
+        write_json(self.folder(entry) / "entry.json", asdict(entry))
+
+    def read_entry(self, folder: Path) -> tuple[Entry, Blueprint]:
+        """The inverse of `write_entry`.
+
+        Raises:
+            RunError: a file is missing or damaged.
+        """
+        values = read_json(folder / "entry.json", "run the search first")
+        try:
+            entry = Entry(**{**values, "budgets": tuple(values["budgets"])})
+            for text in entry.budgets:
+                Budget.parse(text)
+        except (TypeError, KeyError, ValueError) as error:
+            raise RunError(f"{folder / 'entry.json'} is damaged ({error}); delete it and search again") from error
+        try:
+            text = (folder / "blueprint.json").read_text(encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{folder / 'blueprint.json'} can't be read: {error.strerror}; search again") from error
+        return entry, Blueprint.from_json(text)
+
+    def entries(self) -> list[tuple[Entry, Blueprint]]:
+        """All entries, in the order in which they were searched.
+
+        Raises:
+            RunError: there is none.
+        """
+        files = sorted(self.path.glob("*/entry.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+        if not files:
+            raise RunError(f"{self.path} has no searched network yet; run bitsmith search first")
+        return [self.read_entry(file.parent) for file in files]
+
+    def history(self, folder: Path) -> History | None:
+        """How the network in a folder was trained, or None where it wasn't yet."""
+        if not (folder / "training.json").exists():
+            return None
+        values = read_json(folder / "training.json", "train first")
+        return History(seconds=values["seconds"], curves=values["curves"])
+
+    def add_trial(self, values: Mapping[str, Any]) -> None:
+        """Append one line to trials.jsonl."""
+        with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")

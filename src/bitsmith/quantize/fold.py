@@ -1,0 +1,218 @@
+"""Freezing a trained network: BatchNorm folded into integers, scales and biases rounded to what the files store.
+
+A frozen layer computes, with integer weights w (codes times 2^k), input step sx and one scale per channel,
+
+    y_c = (sum w x_int + bias_c) * (sx * scale_c),      scale_c = layer_scale * half_c,
+    bias_c = rint(stored_c * granule / half_c),
+
+where half_c is a float16 and stored_c an int16: four bytes per channel. The granule (a power of two, one per layer)
+makes 16 bits cover the largest bias of the layer. k is the largest shift that keeps w in int8 and every accumulator
+below 2^24: a low-bit input has so coarse an accumulator unit that an unshifted bias could not be represented.
+A negative BatchNorm gamma flips the filter's sign, which the symmetric weight grids allow. A channel whose scale is
+zero or whose bias would pass 2^24 (gamma near 0) is frozen constant.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitsmith.blueprint import FLOAT, Blueprint, Node
+from bitsmith.errors import ExportError
+from bitsmith.quantize.layers import Affine, Priced, apply_weight
+from bitsmith.quantize.network import Network
+from bitsmith.quantize.quantizer import Grid, Quantizer
+
+ACCUMULATOR = 2**24  # int32 accumulators up to here are exact as float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """The integers of one frozen layer; all arrays are numpy.
+
+    Args:
+        codes: int16 weight codes before the shift, shape of the weight; odd integers where `odd`.
+        bits: of the weight.
+        odd: codes are odd integers of +-(2^bits - 1), else all integers of +-(2^(bits-1) - 1).
+        shift: k; the integer weights are codes * 2^k and fit int8.
+        half: float16 (channels,), in (0, 1].
+        layer_scale: float32; scale_c = float32(layer_scale * half_c).
+        stored_bias: int16 (channels,).
+        granule: float32, a power of two.
+        input: the grid that the layer reads.
+    """
+
+    codes: np.ndarray
+    bits: int
+    odd: bool
+    shift: int
+    half: np.ndarray
+    layer_scale: np.float32
+    stored_bias: np.ndarray
+    granule: np.float32
+    input: Grid
+
+    @property
+    def weight(self) -> np.ndarray:
+        """int8 weights, codes * 2^shift."""
+        return (self.codes * 2**self.shift).astype(np.int8)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """float32 (channels,): what one unit of `weight` is worth."""
+        return (np.float32(self.layer_scale) * self.half.astype(np.float32)).astype(np.float32)
+
+    @property
+    def bias(self) -> np.ndarray:
+        """int64 (channels,), in accumulator units."""
+        exact = self.stored_bias.astype(np.float32) * self.granule / self.half.astype(np.float32)
+        return np.rint(exact).astype(np.int64)
+
+
+def fold(
+    name: str, *, codes: np.ndarray, step: np.ndarray, bits: int, odd: bool, bias: np.ndarray, input: Grid
+) -> Folded:
+    """Round a layer y_c = step_c * sum codes x + bias_c to its stored integers; see the module's text.
+
+    Args:
+        codes: integer weights, filters first.
+        step: float64 (channels,); may be negative or zero.
+        bias: float64 (channels,), in the units of y.
+        input: grid of x.
+
+    Raises:
+        ExportError: a number is not finite.
+    """
+    if not (np.isfinite(step).all() and np.isfinite(bias).all()):
+        raise ExportError(f"layer {name!r} has weights, steps or BatchNorm statistics that are not finite")
+    rows = codes.reshape(len(codes), -1).astype(np.int64)
+    rows = rows * np.where(step < 0, -1, 1)[:, None]
+    step = np.abs(step)
+    # In integer units a bias may take what the weights leave of the accumulator.
+    largest_input = max(-input.lo, input.hi)
+    reach = np.abs(rows).sum(1) * largest_input
+    with np.errstate(divide="ignore", over="ignore"):
+        bias_units = np.where(step > 0, np.abs(bias) / (step * input.step), np.inf)
+    bias_units[(bias == 0) & (step > 0)] = 0
+    constant = bias_units >= ACCUMULATOR
+    if (reach + np.where(constant, 0, bias_units) >= 2**31).any():
+        raise ExportError(f"layer {name!r} is so wide that its sums pass 32 bits; use fewer weight or activation bits")
+    # float16 holds a scale only so far below the layer's largest.
+    top = step[~constant].max(initial=0.0)
+    constant |= step < top * 2.0**-14
+    rows[constant] = 0
+    kept = ~constant
+    shift = 0
+    if kept.any():
+        widest = max(1, int(np.abs(rows[kept]).max()))
+        headroom = ACCUMULATOR / max(1.0, float((reach + bias_units)[kept].max()))
+        while widest * 2 ** (shift + 1) <= 127 and 2 ** (shift + 1) < headroom:
+            shift += 1
+    top = top if top > 0 else 1.0
+    half = np.where(constant, 1.0, step / top).astype(np.float16)
+    layer_scale = np.float32(top / 2**shift)
+    unit = np.float64(layer_scale) * input.step
+    most = float(np.abs(bias / unit).max(initial=0.0))
+    granule = np.float32(2.0 ** np.ceil(np.log2(max(most / 32767, 2.0**-40))))
+    stored = np.rint(bias / unit / granule)
+    return Folded(
+        codes=rows.reshape(codes.shape).astype(np.int16),
+        bits=bits,
+        odd=odd,
+        shift=shift,
+        half=half,
+        layer_scale=layer_scale,
+        stored_bias=stored.clip(-32767, 32767).astype(np.int16),
+        granule=granule,
+        input=input,
+    )
+
+
+class FrozenLayer(nn.Module):
+    """A folded conv, linear or affine node in torch: the same numbers, computed in float32.
+
+    Args:
+        node: of the graph.
+        folded: its integers.
+        quantize_input: the layer's own activation quantizer, or None.
+    """
+
+    def __init__(self, node: Node, folded: Folded, quantize_input: nn.Module | None) -> None:
+        super().__init__()
+        # An affine node is a depthwise 1x1 convolution.
+        self.node = node
+        self.folded = folded
+        self.quantize_input = quantize_input
+        scale = folded.scale.astype(np.float64).reshape(-1, *[1] * (folded.codes.ndim - 1))
+        weight = torch.from_numpy(folded.weight.astype(np.float64) * scale).float()
+        bias = torch.from_numpy(folded.bias * folded.scale.astype(np.float64) * folded.input.step).float()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.quantize_input is not None:
+            x = self.quantize_input(x)
+        weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
+        if self.node.op == "affine":
+            shape = (1, -1, *[1] * (x.ndim - 2))
+            return x * weight.reshape(shape) + bias.reshape(shape)
+        return apply_weight(self.node, x, weight, bias)
+
+
+def freeze(network: Network, blueprint: Blueprint) -> Network:
+    """A copy of a trained network as it will be written: every layer folded to stored integers, ready to evaluate.
+
+    Raises:
+        ExportError: a layer is float (32 bits), or holds numbers that are not finite.
+    """
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    for node in network.graph.nodes:
+        if node.op not in ("conv", "linear", "affine"):
+            continue
+        grid = network.grid(network.grids.carrier[node.inputs[0]]) if node.op == "affine" else None
+        layer = network.layer(node.name)
+        if node.op == "affine":
+            assert grid is not None
+            folded = _fold_affine(node, cast(Affine, layer), grid)
+            replacement = FrozenLayer(node, folded, None)
+        else:
+            if FLOAT in (blueprint.bits[node.name].weight, blueprint.bits[node.name].activation):
+                raise ExportError(f"layer {node.name!r} is float; give it 1..8 bits to freeze it as integers")
+            folded = _fold_priced(node, cast(Priced, layer), network.input_grid(node.name))
+            replacement = FrozenLayer(node, folded, cast(Priced, frozen.layer(node.name)).quantize_input)
+        frozen.set_submodule(node.name, replacement)
+    return frozen
+
+
+@torch.no_grad()
+def _fold_priced(node: Node, layer: Priced, input: Grid) -> Folded:
+    quantizer = layer.quantize_weight
+    assert isinstance(quantizer, Quantizer), f"{node.name} has no weight quantizer"
+    codes = quantizer.codes(layer.weight).double().cpu().numpy()
+    step = quantizer.step(layer.weight).double().cpu().numpy().reshape(-1)
+    step = np.broadcast_to(step, (len(codes),)).copy()
+    bias = np.zeros(len(codes)) if layer.bias is None else layer.bias.double().cpu().numpy()
+    if layer.norm is not None:
+        gain, offset = _norm_line(layer.norm)
+        step, bias = step * gain, bias * gain + offset
+    return fold(node.name, codes=codes, step=step, bits=quantizer.bits, odd=quantizer.odd, bias=bias, input=input)
+
+
+def _fold_affine(node: Node, layer: Affine, input: Grid) -> Folded:
+    gain, offset = _norm_line(cast(nn.BatchNorm2d, layer.norm))
+    codes = np.full((len(gain), *[1] * len(node.shape)), 127.0)
+    return fold(node.name, codes=codes, step=gain / 127, bits=8, odd=False, bias=offset, input=input)
+
+
+@torch.no_grad()
+def _norm_line(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """gain and offset of an eval-mode BatchNorm, in float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return gain.cpu().numpy(), (norm.bias.double() - norm.running_mean.double() * gain).cpu().numpy()

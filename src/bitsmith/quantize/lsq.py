@@ -1,0 +1,166 @@
+"""Learned step size quantization (LSQ): the step is a parameter, trained with the weights.
+
+x ~ s clip(round(x / s), lo, hi), with ds from the straight-through rounding: (round(x/s) - x/s) inside the range and
+lo or hi outside, times 1 / sqrt(N hi). Esser et al., ICLR 2020, arXiv 1902.08153, eqs. 1-5.
+Where we differ: weights use the symmetric range +-(2^(b-1) - 1), so that a filter's sign can flip (2 bits = ternary);
+the first step minimizes the squared error instead of 2 mean|v| / sqrt(hi), which leaves most of an 8-bit grid unused;
+one bit is sign(x) s with s started at mean|x|.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitsmith.quantize.quantizer import (
+    TINY,
+    ActivationQuantizer,
+    Calibrated,
+    Grid,
+    Quantizer,
+    activation_range,
+    round_through,
+    scale_gradient,
+    sign_through,
+    weight_range,
+)
+
+
+def lsq(x: Tensor, step: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
+    """Quantize x on the grid step * (lo..hi), or to +-step where `binary`.
+
+    Args:
+        x: any shape, real.
+        step: positive, broadcasts against x.
+
+    Example:
+        >>> lsq(torch.tensor([0.24, 0.26, 9.0]), torch.tensor(0.5), -1, 1)
+        tensor([0.0000, 0.5000, 0.5000])
+    """
+    return step * (sign_through(x / step) if binary else round_through((x / step).clamp(lo, hi)))
+
+
+def lsq_codes(x: Tensor, step: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
+    """The integers behind `lsq`, as floats."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype) if binary else torch.round((x / step).clamp(lo, hi))
+
+
+def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
+    """The step per row that minimizes the squared error of `lsq` over 60 candidates below the full range.
+
+    Args:
+        x: (rows, numbers).
+
+    Returns:
+        (rows,), at least TINY.
+    """
+    if binary:
+        return x.abs().mean(1).clamp_min(TINY)
+    largest = torch.maximum(x.amax(1) / max(hi, 1), x.amin(1) / lo if lo < 0 else x.new_zeros(len(x)))
+    best, error = largest, torch.full_like(largest, float("inf"))
+    for fraction in torch.logspace(-2, 0, 60, dtype=x.dtype, device=x.device):
+        step = (largest * fraction).clamp_min(TINY)
+        trial = (lsq(x, step[:, None], lo, hi) - x).square().mean(1)
+        best, error = torch.where(trial < error, step, best), torch.minimum(trial, error)
+    return best.clamp_min(TINY)
+
+
+class LsqWeight(Quantizer):
+    """LSQ of a weight tensor, one step per filter or one for all.
+
+    Args:
+        bits: 1..8.
+        shape: of the weight, filters first.
+        per_filter: one step per filter; else one for the whole tensor.
+    """
+
+    def __init__(self, bits: int, shape: tuple[int, ...], *, per_filter: bool = True) -> None:
+        super().__init__()
+        self.bits = bits
+        self.lo, self.hi = weight_range(bits)
+        rows = shape[0] if per_filter else 1
+        count = torch.Size(shape).numel() // rows
+        self._gradient_scale = (count * self.hi) ** -0.5
+        self.raw_step = nn.Parameter(torch.ones(rows, *[1] * (len(shape) - 1)))
+
+    def step(self, x: Tensor) -> Tensor:
+        return scale_gradient(self.raw_step.abs() + TINY, self._gradient_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return lsq(x, self.step(x), self.lo, self.hi, binary=self.bits == 1)
+
+    def codes(self, x: Tensor) -> Tensor:
+        return lsq_codes(x, self.step(x), self.lo, self.hi, binary=self.bits == 1)
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        rows = x.reshape(len(self.raw_step), -1)
+        self.raw_step.copy_(best_step(rows, self.lo, self.hi, binary=self.bits == 1).view_as(self.raw_step))
+
+
+class LsqActivation(ActivationQuantizer):
+    """LSQ of an activation tensor with one step; unsigned 0..2^b - 1 or signed -2^(b-1)..2^(b-1) - 1."""
+
+    def __init__(self, bits: int, *, signed: bool) -> None:
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.lo, self.hi = activation_range(bits, signed)
+        self.raw_step = nn.Parameter(torch.tensor(1.0))
+
+    @property
+    def _binary(self) -> bool:
+        return self.bits == 1 and self.signed
+
+    def step(self, x: Tensor) -> Tensor:
+        # N of the paper: numbers per input, so that the gradient's scale does not depend on the batch.
+        return scale_gradient(self.raw_step.abs() + TINY, (x[0].numel() * self.hi) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.calibrating:
+            self.calibrate(x)
+        return lsq(x, self.step(x), self.lo, self.hi, binary=self._binary)
+
+    def codes(self, x: Tensor) -> Tensor:
+        return lsq_codes(x, self.step(x), self.lo, self.hi, binary=self._binary)
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        self.seen.append(best_step(_sample(x), self.lo, self.hi, binary=self._binary))
+        self.raw_step.copy_(torch.cat(self.seen).mean())
+
+    def grid(self) -> Grid:
+        return Grid(step=float(self.raw_step.detach().abs() + TINY), lo=self.lo, hi=self.hi)
+
+
+class Stream(Calibrated):
+    """One learned step for all tensors of a step group: the operands and the result of an add, say.
+
+    Args:
+        bits: of the grid; tensors that can't be negative use 0..2^b - 1, the others -2^(b-1)..2^(b-1) - 1.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.raw_step = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, signed: bool) -> Tensor:
+        lo, hi = activation_range(self.bits, signed)
+        if self.calibrating:
+            with torch.no_grad():
+                # The widest member decides: a saturated sum loses more than a coarser grid.
+                self.seen.append(best_step(_sample(x), lo, hi))
+                self.raw_step.copy_(torch.cat(self.seen).max())
+        step = scale_gradient(self.raw_step.abs() + TINY, (x[0].numel() * hi) ** -0.5)
+        return lsq(x, step, lo, hi)
+
+    def grid(self, signed: bool) -> Grid:
+        """The grid of a member tensor."""
+        lo, hi = activation_range(self.bits, signed)
+        return Grid(step=float(self.raw_step.detach().abs() + TINY), lo=lo, hi=hi)
+
+
+def _sample(x: Tensor, most: int = 1 << 16) -> Tensor:
+    """At most `most` numbers of x, evenly spaced, as one row."""
+    flat = x.reshape(-1)
+    return flat[:: max(1, flat.numel() // most)][None]

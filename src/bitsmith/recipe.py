@@ -1,0 +1,204 @@
+"""Recipe: what a run is, as validated data; the only place that knows YAML."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, field_validator
+
+from bitsmith.blueprint import Budget
+from bitsmith.cost import TARGETS
+from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.search import Composite, Method, Random, Uniform
+from bitsmith.train import METRICS, TrainPlan
+
+METHODS: dict[str, type] = {"composite": Composite, "random": Random, "uniform": Uniform}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """The network: a name, "torchvision:NAME" or "package.module:function"; optionally a file of weights."""
+
+    spec: str
+    weights: Path | None = None
+
+
+class DataSection(_Section):
+    """The data: "digits", "fashion-mnist", "folder:PATH" or "npy:FOLDER", and how it is split."""
+
+    source: str
+    shape: tuple[int, int, int] | None = None
+    limit: int | None = None
+    validation: float = 0.1
+    search: float = 0.2
+    augment: Literal["default", "none"] = "default"
+    fallback: str | None = None
+
+
+class SpaceSection(_Section):
+    """The bit-widths that layers may take; the ends of the network are pinned unless `ends` is null."""
+
+    weight_bits: tuple[int, ...] = (2, 3, 4, 8)
+    activation_bits: tuple[int, ...] = (8,)
+    ends: int | None = 8
+    pins: dict[str, int] = Field(default_factory=dict)
+    quantizer: Literal["lsq", "gaussian", "hwgq"] = "lsq"
+
+
+class TaskSection(_Section):
+    """How networks are scored and what they minimize."""
+
+    metric: str = "accuracy"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METRICS:
+            raise ValueError(f"unknown metric {value!r}; known are {', '.join(METRICS)}")
+        return value
+
+
+def _budget_lines(value: Any) -> Any:
+    """One text, a list of texts (each its own target) or a list of lists (held together)."""
+    if isinstance(value, str):
+        value = [value]
+    return [[line] if isinstance(line, str) else line for line in value] if isinstance(value, list) else value
+
+
+class Recipe(_Section):
+    """A run: network, data, space, method, budgets, training.
+
+    Args:
+        budgets: each entry is one network wanted; an entry that is a list must be met all at once.
+        method: name and settings of the search.
+        baselines: of "uniform", "uniform+fill", "random", for every budget.
+        fixed: uniform bits trained beside, whatever the budget ("w8a8").
+        float_plan: how the float network is trained first; null starts from the given weights or from scratch.
+        train: the final training of every low-precision network. Baselines get the search's epochs on top.
+        start: what final training starts from: "float", "search" (weights inherited from it) or "scratch".
+    """
+
+    name: str = "run"
+    model: ModelSection
+    data: DataSection
+    task: TaskSection = TaskSection()
+    space: SpaceSection = SpaceSection()
+    budgets: Annotated[list[list[str]], BeforeValidator(_budget_lines)]
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "composite"})
+    baselines: list[Literal["uniform", "uniform+fill", "random"]] = ["uniform", "uniform+fill"]
+    fixed: list[Annotated[str, Field(pattern=r"^w[1-8]a[1-8]$")]] = []
+    float_plan: TrainPlan | None = None
+    train: TrainPlan = TrainPlan()
+    start: Literal["float", "search", "scratch"] = "scratch"
+    target: str = "onnx"
+    verify_images: int | None = None
+    seed: int = 0
+    command: str = ""
+
+    @field_validator("budgets")
+    @classmethod
+    def _readable(cls, value: list[list[str]]) -> list[list[str]]:
+        if not value or not all(value):
+            raise ValueError("give at least one budget, such as size=20kB")
+        for line in value:
+            for text in line:
+                Budget.parse(text)
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _known_target(cls, value: str) -> str:
+        if value not in TARGETS:
+            raise ValueError(f"unknown target {value!r}; known are {', '.join(TARGETS)}")
+        return value
+
+    @field_validator("method")
+    @classmethod
+    def _buildable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        make_method(value)
+        return value
+
+    def budget_sets(self) -> list[tuple[Budget, ...]]:
+        """The budgets, parsed; one tuple per network wanted."""
+        return [tuple(Budget.parse(text) for text in line) for line in self.budgets]
+
+
+def make_method(settings: dict[str, Any]) -> Method:
+    """A search method from its name ("composite", or "package.module:Name" of your own) and settings.
+
+    Raises:
+        RecipeError: unknown name, or settings that it doesn't take.
+    """
+    values = dict(settings)
+    name = str(values.pop("name", "composite"))
+    kind = METHODS.get(name)
+    if kind is None and ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            kind = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RecipeError(f"the method {name!r} can't be imported: {error}") from error
+    if kind is None:
+        known = ", ".join(METHODS)
+        raise RecipeError(f"unknown method {name!r}; known are {known}, or give package.module:Name of your own")
+    try:
+        # A model around the dataclass lends it the rule that unknown settings are errors.
+        wrapper = create_model("Settings", __config__=ConfigDict(extra="forbid"), method=(kind, ...))
+        method = getattr(wrapper.model_validate({"method": values}), "method")  # noqa: B009 - made at run time
+    except ValidationError as error:
+        raise RecipeError(f"method {name!r}: {_first(error)}") from error
+    if not isinstance(method, Method):
+        raise RecipeError(f"{name!r} is not a search method: it needs a name and search(problem); see bitsmith.search")
+    return method
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a YAML recipe.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or says something that isn't so; the message names the field.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"can't read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} is not a recipe: it must be a mapping with model, data and budgets")
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Validate the values of a recipe; `where` is named in errors.
+
+    Raises:
+        RecipeError: naming the field and the reason.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_first(error)}") from error
+    except BitsmithError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML; `read_recipe` is the inverse."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem of a validation, in words."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]).removeprefix("method.")
+    reason = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
+    return f"{place}: {reason}{more}" if place else f"{reason}{more}"

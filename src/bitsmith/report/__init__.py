@@ -1,0 +1,27 @@
+"""What a run found, as one record (report.json) and one self-contained page (report.html)."""
+
+from bitsmith.report.page import write_report
+from bitsmith.report.record import (
+    SCHEMA,
+    Curve,
+    LayerRow,
+    Record,
+    Requested,
+    Row,
+    Verification,
+    read_record,
+)
+from bitsmith.report.verdict import verdict
+
+__all__ = [
+    "SCHEMA",
+    "Curve",
+    "LayerRow",
+    "Record",
+    "Requested",
+    "Row",
+    "Verification",
+    "read_record",
+    "verdict",
+    "write_report",
+]

@@ -1,0 +1,282 @@
+"""The record of a run: everything the page shows, as plain values that go to JSON and back unchanged.
+
+The dataclasses check what one field can't know of another; kinds and ranges of single fields are checked by pydantic
+whenever a record is written or read, so that a damaged file and a careless caller get the same message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bitsmith.blueprint import FLOAT, UNITS, Budget
+from bitsmith.errors import RunError
+
+SCHEMA = 1
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _known_cost(name: str) -> str:
+    if name not in UNITS:
+        raise ValueError(f"unknown cost {name!r}; known are {', '.join(UNITS)}")
+    return name
+
+
+def _readable_budget(text: str) -> str:
+    Budget.parse(text)
+    return text
+
+
+def _iso_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Cost = Annotated[str, AfterValidator(_known_cost)]
+BudgetText = Annotated[str, AfterValidator(_readable_budget)]
+IsoTime = Annotated[str, AfterValidator(_iso_time)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+BitWidth = Annotated[int, Field(ge=0, le=FLOAT)]
+Plain = str | int | float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One trained network of the comparison.
+
+    Args:
+        name: who made it: "float", "uniform 8", "uniform+fill", "composite".
+        kind: "found" by a search, "baseline", or the "float" network it all started from.
+        budget: the budgets it was made for, joined by ", "; "" where there was none.
+        bits: a short summary, "w8a8" or "w1-8 a8".
+        costs: cost -> bytes for memories, plain counts for the rest.
+        epochs: all training, search included.
+        seconds: wall time of the same.
+        metric: what validation and test measure; one for all rows of a record.
+        validation, test: 0..1, None where not measured.
+        source: what ran on the test set: the exported file ("onnx") or the PyTorch network ("torch").
+        meets: text of a budget -> whether this network is inside.
+        folder: where its files lie, relative to the run.
+    """
+
+    name: str
+    kind: Literal["float", "baseline", "found"]
+    budget: str
+    bits: str
+    costs: dict[Cost, Amount]
+    epochs: Amount
+    seconds: Amount
+    seed: int
+    metric: str
+    validation: Fraction | None
+    test: Fraction | None
+    source: Literal["onnx", "torch"]
+    meets: dict[BudgetText, bool]
+    folder: str
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRow:
+    """One priced layer of the chosen network; bits 32 = float; `shares`: cost -> this layer's part of it, 0..1."""
+
+    name: str
+    kind: str
+    weights: Count
+    macs: Count
+    weight_bits: BitWidth
+    activation_bits: BitWidth
+    shares: dict[Cost, Fraction]
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Lines over one common axis: loss over epochs, expected cost over search steps.
+
+    Args:
+        x: where each value of every series was taken.
+        series: name of a line -> its values, None for a gap.
+        limits: name -> height of a dashed line across the plot.
+
+    Raises:
+        RunError: a series that isn't as long as x.
+    """
+
+    name: str
+    x_label: str
+    series: dict[str, list[float | None]]
+    x: list[float]
+    limits: dict[str, float] | None = None
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        for name, values in self.series.items():
+            if len(values) != len(self.x):
+                raise RunError(f"curve {self.name!r}: {name!r} has {len(values)} values for {len(self.x)} of x")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requested:
+    """One budget of the chosen network: `obtained` is its exact cost, in the unit of `limit`.
+
+    Raises:
+        RunError: `met` isn't what the two numbers say.
+    """
+
+    cost: Cost
+    limit: Amount
+    obtained: Amount
+    met: bool
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if self.met != (self.obtained <= self.limit):
+            raise RunError(f"{self.cost}: {self.obtained:g} of {self.limit:g} can't be recorded as met={self.met}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What was checked of one file.
+
+    Args:
+        artefact: the file.
+        images: how many images went through it.
+        accuracy: of the file on them.
+        equal_outputs: setting of the runtime ("DISABLE_ALL", "BASIC", ...) -> images with outputs equal to the
+            integer reference.
+        integer_layers, float_layers: how many layers the runtime ran as which.
+        first_difference: the first layer that differs from the reference, None where none does.
+        ok: whether the file may be called verified.
+        level: what "equal" means here: "bit-identical", "at most 1 LSB".
+
+    Raises:
+        RunError: more equal outputs than images; ok although a layer differs.
+    """
+
+    artefact: str
+    images: Count
+    accuracy: Fraction
+    equal_outputs: dict[str, Count]
+    integer_layers: Count
+    float_layers: Count
+    first_difference: str | None
+    ok: bool
+    level: str
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if max(self.equal_outputs.values(), default=0) > self.images:
+            raise RunError(f"{self.artefact}: more equal outputs than its {self.images} images")
+        if self.ok and self.first_difference is not None:
+            raise RunError(f"{self.artefact}: can't be ok, {self.first_difference!r} differs from the reference")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """A run: what was asked, what came out, how it was checked, and what it takes to do it again.
+
+    Args:
+        created: ISO 8601.
+        verdict: the answer in a sentence, see `bitsmith.report.verdict`.
+        network, data: what went in, name -> value. data["test_images"], where given, is the size of the test set:
+            the page then draws the sampling error.
+        rows: every network that was trained; the page keeps their order.
+        chosen: name of the row (or rows, one per budget and seed) that the run hands over; "" for none.
+        layers: of the chosen network, in execution order.
+        environment: versions, machine, seeds.
+        command: what was typed.
+
+    Raises:
+        RunError: `chosen` is no row, or the rows don't share one metric.
+    """
+
+    schema: int = SCHEMA
+    title: str
+    created: IsoTime
+    verdict: str
+    network: dict[str, Plain]
+    data: dict[str, Plain]
+    rows: list[Row]
+    chosen: str
+    layers: list[LayerRow]
+    curves: list[Curve]
+    requested: list[Requested]
+    verification: list[Verification]
+    environment: dict[str, str]
+    notes: list[str]
+    command: str
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        names = {row.name for row in self.rows}
+        if self.chosen and self.chosen not in names:
+            raise RunError(f"the chosen network {self.chosen!r} is none of the rows {sorted(names)}")
+        metrics = {row.metric for row in self.rows}
+        if len(metrics) > 1:
+            raise RunError(f"rows can't be compared by different metrics: {sorted(metrics)}")
+
+    @property
+    def test_images(self) -> int | None:
+        """Size of the test set, where `data` has it."""
+        count = self.data.get("test_images")
+        return count if isinstance(count, int) and count > 0 else None
+
+    def to_json(self) -> str:
+        """As JSON text.
+
+        Raises:
+            RunError: a field is of the wrong kind or out of range (NaN included); the message names it.
+        """
+        # What JSON can't hold (a numpy scalar, say) becomes {}, which fits no field, so that the check names its place.
+        text = json.dumps(asdict(self), indent=1, default=lambda _: {})
+        _checked(text, "the record")
+        return text
+
+
+_ADAPTER = TypeAdapter(Record)
+
+
+def read_record(path: Path) -> Record:
+    """Read report.json, or the folder it lies in.
+
+    Raises:
+        RunError: there is no such file, it isn't JSON, its schema is another one, or a field is wrong.
+    """
+    path = Path(path)
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        text = path.read_bytes()
+        values = json.loads(text)
+    except OSError as error:
+        raise RunError(f"can't read {path}: {error.strerror}; a finished run writes it at its end") from error
+    except (ValueError, RecursionError) as error:  # covers JSONDecodeError and UnicodeDecodeError
+        raise RunError(f"{path} is not JSON: {error}; write the report again") from error
+    schema = values.get("schema") if isinstance(values, Mapping) else None
+    if schema != SCHEMA:
+        raise RunError(f"{path} has report schema {schema!r}; this version of bitsmith reads {SCHEMA}")
+    return _checked(text, str(path))
+
+
+def _checked(text: str | bytes, what: str) -> Record:
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the record as a whole"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise RunError(f"{what} is not a report: {place}: {first['msg']}{more}") from error

@@ -1,0 +1,317 @@
+"""Composite: gradient search of weight and activation bits with one convolution per layer (EdMIPS).
+
+    y = conv(sum_i softmax(alpha)_i Q_i(x), sum_j softmax(beta)_j Q_j(W))
+
+Cai, Vasconcelos: Rethinking Differentiable Search for Mixed-Precision Neural Networks, CVPR 2020, arXiv 2004.05795.
+`as_published` repeats it: fixed weight cd on a complexity penalty, one joint backward, SGD for both, argmax.
+Where ours differs: budgets are hard. The search minimizes loss subject to expected cost <= limit, with limits that fall
+from the mixture's first cost to the budget (a dual ascent from the full cost overshoots and collapses all layers to
+one bit), and the bits are then allocated exactly by measured sensitivity (the size of alpha is not a contribution).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import StepLR
+
+from bitsmith.blueprint import FLOAT, Budget, LayerSpec
+from bitsmith.cost import ExpectedCost, exact, tabulate
+from bitsmith.errors import BudgetError, TrainingError
+from bitsmith.search.allocate import allocate
+from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
+from bitsmith.search.problem import Found, Problem
+from bitsmith.search.sensitivity import measure, to_penalties
+from bitsmith.seeding import derive
+from bitsmith.space import Precision
+from bitsmith.train import (
+    Event,
+    TrainPlan,
+    calibrate,
+    load_checkpoint,
+    make_optimizer,
+    make_schedule,
+    save_checkpoint,
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Composite:
+    """Composite mixed-precision search.
+
+    Args:
+        plan: epochs, batch size and optimizer of the weights during search.
+        architecture_lr: of Adam (beta1 0.5) on the logits; as published: of SGD 0.9, with 0.01.
+        weights_first: epochs in which only weights learn.
+        falling: share of the remaining search in which the limits fall to the budgets.
+        multiplier_step: step of the multipliers on the relative violation.
+        square: weight of the squared relative violation.
+        temperature: of the softmax, from first to last, geometrically over the search.
+        allocation: "sensitivity" (measured, exact inside the budgets) or "argmax".
+        norm_batches, loss_batches: batches for re-estimating BatchNorm and for the loss, per option measured.
+        as_published: the paper's search: penalty cd * sum c_l E[bw] E[ba] / c_first in place of budgets, argmax.
+        cd: the paper's penalty weight (ResNet-18: .00335).
+    """
+
+    plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=8, lr=0.1))
+    architecture_lr: float = 0.003
+    weights_first: int = 1
+    falling: float = 0.6
+    multiplier_step: float = 0.002
+    square: float = 2.0
+    temperature: tuple[float, float] = (1.0, 0.3)
+    allocation: Literal["sensitivity", "argmax"] = "sensitivity"
+    norm_batches: int = 20
+    loss_batches: int = 8
+    as_published: bool = False
+    cd: float = 0.00335
+
+    @property
+    def name(self) -> str:
+        return "composite-as-published" if self.as_published else "composite"
+
+    @property
+    def epochs(self) -> float:
+        return self.plan.epochs
+
+    def search(self, problem: Problem) -> Found:
+        """Find bits inside every budget; as published, argmax whatever the budgets say.
+
+        Raises:
+            BudgetError: no blueprint of the space meets the budgets (found before any training).
+            TrainingError: the loss is not finite.
+        """
+        space = problem.space
+        if not self.as_published:
+            free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in space.options.items()}
+            allocate(space, free, problem.budgets)
+        state = _Search(self, problem)
+        state.run()
+        network = state.network
+        weight, activation = probabilities(network)
+        details: dict[str, Any] = {
+            "probabilities": {n: {"weight": weight[n].tolist(), "activation": activation[n].tolist()} for n in weight}
+        }
+        if self.as_published or self.allocation == "argmax":
+            best = most_likely(space, network)
+            over = [b for b in problem.budgets if exact(b.cost, best.graph, best.bits) > b.limit]
+            if over and not self.as_published:
+                raise BudgetError(
+                    f"argmax of the search misses {', '.join(map(str, over))}; use allocation: sensitivity, "
+                    "which meets every budget"
+                )
+        else:
+            losses = measure(
+                network,
+                problem.task,
+                norm_batches=self.norm_batches,
+                loss_batches=self.loss_batches,
+                batch_size=self.plan.batch_size,
+                seed=derive(problem.seed, "sensitivities"),
+                stage=f"{self.name}: sensitivities",
+                watch=problem.watch,
+            )
+            details["sensitivities"] = losses
+            best = allocate(space, to_penalties(space, losses), problem.budgets)
+        return Found(
+            best=best,
+            method=self.name,
+            epochs=self.epochs,
+            seconds=state.seconds(),
+            curves=state.curves,
+            details=details,
+            state=inherit(space, network, best),
+        )
+
+
+def complexity(layer: LayerSpec) -> float:
+    """c_l = Cin Cout k^2 Hin Win / (s^2 g), EdMIPS' cost of a layer (its code leaves out the groups g)."""
+    height, width = layer.input_shape[1:] if len(layer.input_shape) == 3 else (1, 1)
+    return layer.weights * height * width / (layer.stride[0] * layer.stride[1])
+
+
+def published_penalty(space: Precision, weight: Mapping[str, Tensor], activation: Mapping[str, Tensor]) -> Tensor:
+    """sum over quantized layers of c_l E[bw] E[ba] / c_first, as float64; EdMIPS eq. 15 and code.
+
+    Example:
+        Its ResNet-18 at 224 pixels: sum c_l / c_first = 14.667; times .00335 it is .3685 at equal probabilities of
+        weights {1,2,3,4} and activations {2,3,4}, and .1965 at 2 bits everywhere.
+    """
+    priced = [
+        layer
+        for layer in space.template.graph.layers
+        if FLOAT not in (*space.options[layer.name].weight, *space.options[layer.name].activation)
+    ]
+    first = complexity(priced[0])
+    total = torch.tensor(0.0, dtype=torch.float64)
+    for layer in priced:
+        options = space.options[layer.name]
+        expected_weight = weight[layer.name].double() @ torch.tensor(options.weight, dtype=torch.float64)
+        expected_activation = activation[layer.name].double() @ torch.tensor(options.activation, dtype=torch.float64)
+        total = total + complexity(layer) / first * expected_weight * expected_activation
+    return total
+
+
+class _Search:
+    """The state of one running search; `run` brings it to its last epoch."""
+
+    def __init__(self, method: Composite, problem: Problem) -> None:
+        self.method, self.problem = method, problem
+        self.curves: dict[str, list[float]] = {}
+        self._spent, self._started = 0.0, time.monotonic()
+        torch.manual_seed(derive(problem.seed, "composite"))
+        self.network = build_mixed(problem.space)
+        if problem.float_state is not None:
+            self.network.load_float(problem.float_state)
+        self.mixtures = [d.mixture for d in decisions(self.network) if len(d.mixture.candidates) > 1]
+        logits = [mixture.logits for mixture in self.mixtures]
+        plan = method.plan
+        self.steps_per_epoch = problem.task.data.train.steps(batch_size=plan.batch_size)
+        every = [d.mixture.logits for d in decisions(self.network)]
+        self.optimizer = make_optimizer(self.network, plan, leave_out=every)
+        if method.as_published:
+            self.schedule = StepLR(self.optimizer, step_size=10 * self.steps_per_epoch, gamma=0.1)
+            self.architecture: torch.optim.Optimizer = torch.optim.SGD(
+                logits, lr=method.architecture_lr, momentum=0.9, weight_decay=plan.weight_decay
+            )
+        else:
+            steps = max(2, plan.epochs * self.steps_per_epoch)
+            self.schedule = make_schedule(self.optimizer, plan, steps=steps)
+            self.architecture = torch.optim.Adam(logits, lr=method.architecture_lr, betas=(0.5, 0.999))
+        graph, options = problem.space.template.graph, problem.space.options
+        # A cost that no bits change can't be searched for; `allocate` has checked it.
+        decided = [b for b in problem.budgets if tabulate(b.cost, graph, options).decided]
+        self.budgets: Sequence[Budget] = [] if method.as_published else decided
+        self.costs = [ExpectedCost(b.cost, graph, options) for b in self.budgets]
+        with torch.no_grad():
+            self.first_costs = [float(cost(*probabilities(self.network))) for cost in self.costs]
+        self.multipliers = [0.0] * len(self.budgets)
+
+    def seconds(self) -> float:
+        """Spent so far, earlier parts of a resumed search included."""
+        return self._spent + time.monotonic() - self._started
+
+    def run(self) -> None:
+        """All epochs, from the checkpoint on where there is one."""
+        folder = self.problem.folder
+        checkpoint = folder / "search.checkpoint" if folder else None
+        saved = load_checkpoint(checkpoint) if checkpoint else None
+        first = 0
+        if saved is not None:
+            first = self._restore(saved)
+        else:
+            data = self.problem.task.data
+            seed = derive(self.problem.seed, "calibrate")
+            calibrate(self.network, data.train, batch_size=self.method.plan.batch_size, seed=seed)
+        forward = torch.compile(self.network, dynamic=False) if self.method.plan.compile else self.network
+        for epoch in range(first, self.method.plan.epochs):
+            self._epoch(epoch, forward)
+            if checkpoint:
+                save_checkpoint(self._saved(epoch + 1), checkpoint)
+
+    def _epoch(self, epoch: int, forward: Any) -> None:
+        method, task = self.method, self.problem.task
+        steps = method.plan.epochs * self.steps_per_epoch
+        learning = method.as_published or epoch >= method.weights_first
+        total, count, step = 0.0, 0, epoch * self.steps_per_epoch
+        self.network.train()
+        seed = derive(self.problem.seed, "search batches", epoch)
+        for x, y in task.data.train.batches(batch_size=method.plan.batch_size, seed=seed, augment=task.augment):
+            if not method.as_published:
+                self._set_temperature(step / max(1, steps - 1))
+            full = len(x) == method.plan.batch_size
+            loss = task.compute_loss((forward if full else self.network)(x), y)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{method.name}: the loss became {value} in search epoch {epoch + 1}, step {step + 1}; "
+                    "lower the learning rate of the search or start from trained float weights"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            self.architecture.zero_grad(set_to_none=True)
+            (loss + self._penalty(step) if learning else loss).backward()
+            self.optimizer.step()
+            if learning:
+                self.architecture.step()
+            step += 1
+            if step < steps:
+                self.schedule.step()
+            total, count = total + value * len(x), count + len(x)
+            stage = f"search {method.name}"
+            self.problem.watch(Event(stage=stage, step=step, steps=steps, images=len(x)))
+        self._record(step, total / max(1, count))
+        values = {name: values[-1] for name, values in self.curves.items()}
+        self.problem.watch(
+            Event(stage=f"search {method.name}", step=step, steps=steps, images=0, epoch_end=True, values=values)
+        )
+
+    def _set_temperature(self, progress: float) -> None:
+        first, last = self.method.temperature
+        for mixture in self.mixtures:
+            mixture.temperature.fill_(first * (last / first) ** progress)
+
+    def _limits(self, step: int) -> list[float]:
+        """Each budget's present limit: from the first expected cost down to the budget, linearly."""
+        plan, lead = self.method.plan, self.method.weights_first * self.steps_per_epoch
+        span = max(1.0, self.method.falling * (plan.epochs * self.steps_per_epoch - lead))
+        share = min(1.0, max(0.0, (step - lead) / span))
+        return [
+            first + (min(first, budget.limit) - first) * share
+            for first, budget in zip(self.first_costs, self.budgets, strict=True)
+        ]
+
+    def _penalty(self, step: int) -> Tensor:
+        weight, activation = probabilities(self.network)
+        if self.method.as_published:
+            return self.method.cd * published_penalty(self.problem.space, weight, activation)
+        penalty = torch.tensor(0.0, dtype=torch.float64)
+        for k, (cost, budget, limit) in enumerate(zip(self.costs, self.budgets, self._limits(step), strict=True)):
+            violation = (cost(weight, activation) - limit) / budget.limit
+            self.multipliers[k] = max(0.0, self.multipliers[k] + self.method.multiplier_step * violation.item())
+            penalty = penalty + self.multipliers[k] * violation + self.method.square * violation.relu().square()
+        return penalty
+
+    @torch.no_grad()
+    def _record(self, step: int, loss: float) -> None:
+        weight, activation = probabilities(self.network)
+        figures = {"step": float(step), "loss": loss}
+        for cost, budget, limit, multiplier in zip(
+            self.costs, self.budgets, self._limits(step), self.multipliers, strict=True
+        ):
+            figures[f"expected {budget.cost}"] = float(cost(weight, activation))
+            figures[f"limit {budget.cost}"] = limit
+            figures[f"multiplier {budget.cost}"] = multiplier
+        for name, value in figures.items():
+            self.curves.setdefault(name, []).append(value)
+
+    def _saved(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "architecture": self.architecture.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "multipliers": self.multipliers,
+            "first_costs": self.first_costs,
+            "curves": self.curves,
+            "seconds": self.seconds(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def _restore(self, saved: Mapping[str, Any]) -> int:
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.architecture.load_state_dict(saved["architecture"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.multipliers, self.first_costs = saved["multipliers"], saved["first_costs"]
+        self.curves, self._spent = saved["curves"], saved["seconds"]
+        torch.set_rng_state(saved["rng"])
+        return saved["epoch"]

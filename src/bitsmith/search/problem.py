@@ -1,0 +1,88 @@
+"""What every search method gets and gives: Problem in, Found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.cost import price
+from bitsmith.space import Precision
+from bitsmith.train import Task, Watch, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One search: find a blueprint of `space` for `task` inside every budget.
+
+    Args:
+        task: its data has no test split to look at.
+        budgets: hard limits; at least one.
+        seed: of everything random in the search.
+        float_state: weights of the trained float network to start from, or None.
+        folder: where the search keeps its checkpoint, or None.
+        watch: told of every step.
+    """
+
+    task: Task
+    space: Precision
+    budgets: Sequence[Budget]
+    seed: int = 0
+    float_state: Mapping[str, Tensor] | None = None
+    folder: Path | None = None
+    watch: Watch = silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search hands on.
+
+    Args:
+        best: the blueprint; inside every budget.
+        method: the method's name.
+        epochs: passes over the training split that the search took.
+        seconds: that it took.
+        curves: lists of equal length, "step" among them; for the report.
+        details: JSON-able facts, such as measured sensitivities.
+        state: weights for `best` to go on from, or None.
+    """
+
+    best: Blueprint
+    method: str
+    epochs: float = 0.0
+    seconds: float = 0.0
+    curves: Mapping[str, list[float]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Tensor] | None = None
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """All costs of `best`, exact."""
+        return price(self.best.graph, self.best.bits)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A search method: a frozen dataclass of its settings with one verb. It proposes; it trains no final network."""
+
+    @property
+    def name(self) -> str:
+        """As in tables and recipes."""
+        ...
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training split that a search takes, so that others can be given as many."""
+        ...
+
+    def search(self, problem: Problem) -> Found:
+        """Find a blueprint inside every budget.
+
+        Raises:
+            BudgetError: there is none.
+        """
+        ...

@@ -1,0 +1,74 @@
+"""The baselines without which no claim counts: the same bits everywhere, and bits drawn at random."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from bitsmith.search.allocate import allocate
+from bitsmith.search.baselines import fill, largest_uniform, random_inside
+from bitsmith.search.problem import Found, Problem
+from bitsmith.seeding import numpy_generator
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """The largest uniform (weight, activation) bits inside every budget.
+
+    Args:
+        fill: raise single layers greedily afterwards, until nothing more fits.
+    """
+
+    fill: bool = False
+
+    @property
+    def name(self) -> str:
+        return "uniform+fill" if self.fill else "uniform"
+
+    @property
+    def epochs(self) -> float:
+        return 0
+
+    def search(self, problem: Problem) -> Found:
+        started = time.monotonic()
+        best = largest_uniform(problem.space, problem.budgets)
+        if best is None:
+            # No uniform network fits. With filling, start from the cheapest that does; alone, say so.
+            nothing = {
+                name: np.zeros((len(options.weight), len(options.activation)))
+                for name, options in problem.space.options.items()
+            }
+            best = allocate(problem.space, nothing, problem.budgets)
+        if self.fill:
+            best = fill(problem.space, best, problem.budgets)
+        return Found(best=best, method=self.name, seconds=time.monotonic() - started)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """A blueprint drawn uniformly from those inside every budget, then filled.
+
+    Args:
+        tries: draws before one outside is repaired.
+    """
+
+    tries: int = 10_000
+
+    @property
+    def name(self) -> str:
+        return "random"
+
+    @property
+    def epochs(self) -> float:
+        return 0
+
+    def search(self, problem: Problem) -> Found:
+        started = time.monotonic()
+        generator = numpy_generator(problem.seed, "random search")
+        best = random_inside(problem.space, problem.budgets, generator, tries=self.tries)
+        return Found(best=best, method=self.name, seconds=time.monotonic() - started)

@@ -1,0 +1,216 @@
+"""Precision: the space of all bit-widths of one given network.
+
+A decision is the weight bits or the activation bits of one priced layer; decisions are independent, so the space is a
+product. The ends of the network (the layers that nothing priced comes before, and those that nothing priced comes
+after) are pinned to 8 bits by default: they hold few of the bits and most of the harm.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from bitsmith.blueprint import PRICED, Bits, Blueprint, NetworkGraph, Options
+from bitsmith.errors import RecipeError, RunError
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The blueprints of one network that differ in bits alone.
+
+    Args:
+        template: the network; its own bits are placeholders.
+        options: for every priced layer the bit-widths it may take; use `precision` to fill them in.
+
+    Raises:
+        RecipeError: options that don't name the graph's priced layers, or a graph without any.
+
+    Example:
+        >>> space = precision(resnet8, weight_bits=(2, 3, 4))       # 10 priced layers, both ends pinned
+        >>> space.count()
+        6561
+    """
+
+    template: Blueprint
+    options: Mapping[str, Options]
+
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.template.graph.layers]
+        if not names:
+            raise RecipeError("the network has no conv or linear layer, so there are no bits to choose")
+        if set(names) != set(self.options):
+            raise RecipeError(
+                f"options don't fit the network: missing {sorted(set(names) - set(self.options))}, "
+                f"unknown {sorted(set(self.options) - set(names))}"
+            )
+        object.__setattr__(self, "options", {name: self.options[name] for name in names})  # in execution order
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of options of each decision, int64 [layers, 2] (weight, activation)."""
+        return np.array([(len(o.weight), len(o.activation)) for o in self.options.values()], dtype=np.int64)
+
+    def count(self) -> int:
+        """How many blueprints there are."""
+        return math.prod(int(size) for size in self.sizes.flat)
+
+    def decode(self, indices: np.ndarray) -> Blueprint:
+        """The blueprint at option indices [layers, 2]; the inverse of `encode`."""
+        assert indices.shape == (len(self.options), 2), indices.shape
+        assert np.all(indices >= 0), indices
+        assert np.all(indices < self.sizes), indices
+        return self.template.with_bits(
+            {
+                name: Bits(weight=options.weight[w], activation=options.activation[a])
+                for (name, options), (w, a) in zip(self.options.items(), indices, strict=True)
+            }
+        )
+
+    def encode(self, blueprint: Blueprint) -> np.ndarray:
+        """The option indices of a blueprint, int64 [layers, 2] (weight, activation), layers in execution order.
+
+        Example:
+            With weight bits (2, 3, 4, 8) and activation bits (8,), a layer at w3a8 is the row [1, 0].
+
+        Raises:
+            RunError: the blueprint is not of this space.
+        """
+        if not self.contains(blueprint):
+            raise RunError("the blueprint is not of this space: another network, or bits that its options don't have")
+        return np.array(
+            [
+                (
+                    options.weight.index(blueprint.bits[name].weight),
+                    options.activation.index(blueprint.bits[name].activation),
+                )
+                for name, options in self.options.items()
+            ],
+            dtype=np.int64,
+        )
+
+    def contains(self, blueprint: Blueprint) -> bool:
+        """Whether a blueprint is the template at bits that the options have."""
+        return blueprint.with_bits(self.template.bits) == self.template if self._allows(blueprint) else False
+
+    def _allows(self, blueprint: Blueprint) -> bool:
+        return set(blueprint.bits) == set(self.options) and all(
+            bits.weight in self.options[name].weight and bits.activation in self.options[name].activation
+            for name, bits in blueprint.bits.items()
+        )
+
+    def sample(self, generator: np.random.Generator) -> Blueprint:
+        """A blueprint drawn uniformly."""
+        return self.decode(generator.integers(self.sizes))
+
+    def mutate(self, blueprint: Blueprint, generator: np.random.Generator) -> Blueprint:
+        """The blueprint with one decision, drawn uniformly, at another of its options, drawn uniformly.
+
+        Raises:
+            RecipeError: every layer is pinned, so there is no other blueprint.
+            RunError: the blueprint is not of this space.
+        """
+        indices = self.encode(blueprint)
+        free = np.argwhere(self.sizes > 1)
+        if not len(free):
+            raise RecipeError(
+                "every layer is pinned to one option; nothing can be mutated: give a layer more bit-widths"
+            )
+        decision = tuple(free[generator.integers(len(free))])
+        step = generator.integers(1, self.sizes[decision])
+        indices[decision] = (indices[decision] + step) % self.sizes[decision]
+        return self.decode(indices)
+
+    def neighbors(self, blueprint: Blueprint) -> tuple[Blueprint, ...]:
+        """All blueprints with one decision one step down or up, in order of layers, weight before activation.
+
+        Raises:
+            RunError: the blueprint is not of this space.
+        """
+        indices, sizes = self.encode(blueprint), self.sizes
+        found = []
+        for decision in np.ndindex(*indices.shape):
+            for step in (-1, 1):
+                moved = indices.copy()
+                moved[decision] += step
+                if 0 <= moved[decision] < sizes[decision]:
+                    found.append(self.decode(moved))
+        return tuple(found)
+
+    def uniform(self, weight: int, activation: int) -> Blueprint:
+        """Every layer at the given bits, or at the nearest it may take (of two as near, the higher)."""
+        return self.template.with_bits(
+            {
+                name: Bits(weight=_nearest(options.weight, weight), activation=_nearest(options.activation, activation))
+                for name, options in self.options.items()
+            }
+        )
+
+
+def precision(
+    template: Blueprint,
+    weight_bits: Sequence[int] = (2, 3, 4, 8),
+    activation_bits: Sequence[int] = (8,),
+    *,
+    ends: int | None = 8,
+    pins: Mapping[str, int | Bits] | None = None,
+) -> Precision:
+    """The precision space of a network, with its ends and some layers pinned.
+
+    Args:
+        template: the network; its own bits don't matter.
+        weight_bits, activation_bits: what layers that are not pinned may take, 1..8 or 32 (float).
+        ends: weight and activation bits of the first and last layers; None leaves them free.
+        pins: layer -> its bits (a number for both weights and activations); goes before `ends`.
+
+    Raises:
+        RecipeError: a pin on a layer that the network doesn't have, a bit-width out of range, or none given.
+    """
+    names = [layer.name for layer in template.graph.layers]
+    pinned: dict[str, Bits] = {}
+    try:
+        if ends is not None:
+            pinned |= dict.fromkeys(_ends(template.graph), Bits(weight=ends, activation=ends))
+        for name, bits in (pins or {}).items():
+            if name not in names:
+                near = difflib.get_close_matches(name, names) or names
+                raise RecipeError(f"can't pin {name!r}: the network has no such layer; did you mean {', '.join(near)}?")
+            pinned[name] = bits if isinstance(bits, Bits) else Bits(weight=bits, activation=bits)
+        free = Options(weight=tuple(sorted(set(weight_bits))), activation=tuple(sorted(set(activation_bits))))
+    except RunError as error:  # a bit-width out of range
+        raise RecipeError(f"the precision space can't be made: {error}") from error
+    options = {
+        name: Options(weight=(pinned[name].weight,), activation=(pinned[name].activation,)) if name in pinned else free
+        for name in names
+    }
+    return Precision(template=template, options=options)
+
+
+def _ends(graph: NetworkGraph) -> set[str]:
+    """Priced layers with no priced layer before them on any path, and those with none after them."""
+    before: set[str] = set()  # nodes whose value depends on a priced layer
+    first: set[str] = set()
+    for node in graph.nodes:
+        behind = any(read in before for read in node.inputs)
+        if node.op in PRICED and not behind:
+            first.add(node.name)
+        if behind or node.op in PRICED:
+            before.add(node.name)
+    after: set[str] = set()  # nodes whose value reaches a priced layer
+    last: set[str] = set()
+    for node in reversed(graph.nodes):
+        ahead = any(reader in after or graph[reader].op in PRICED for reader in graph.consumers[node.name])
+        if ahead:
+            after.add(node.name)
+        elif node.op in PRICED:
+            last.add(node.name)
+    return first | last
+
+
+def _nearest(allowed: Sequence[int], wanted: int) -> int:
+    return min(allowed, key=lambda bits: (abs(bits - wanted), -bits))

@@ -1,0 +1,41 @@
+"""Training: one loop, calibration, evaluation, checkpoints."""
+
+from bitsmith.train.checkpoint import (
+    load_checkpoint,
+    load_into,
+    load_state,
+    read_json,
+    save_checkpoint,
+    save_state,
+    write_json,
+    write_text,
+)
+from bitsmith.train.fit import History, TrainPlan, fit, make_optimizer, make_schedule
+from bitsmith.train.statistics import calibrate, evaluate, reestimate_norms
+from bitsmith.train.task import METRICS, Task, accuracy
+from bitsmith.train.watch import Event, Watch, silent
+
+__all__ = [
+    "METRICS",
+    "Event",
+    "History",
+    "Task",
+    "TrainPlan",
+    "Watch",
+    "accuracy",
+    "calibrate",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "load_into",
+    "load_state",
+    "make_optimizer",
+    "make_schedule",
+    "read_json",
+    "reestimate_norms",
+    "save_checkpoint",
+    "save_state",
+    "silent",
+    "write_json",
+    "write_text",
+]

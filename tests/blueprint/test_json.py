@@ -1,0 +1,185 @@
+"""Blueprints as JSON: what is written is read again, and whatever else is a RunError."""
+
+import copy
+import json
+
+import graphs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitsmith.blueprint import FLOAT, Bits, Blueprint, InputContract, NetworkGraph, Node, Options
+from bitsmith.errors import BitsmithError, CaptureError, RunError
+
+WIDTH = st.sampled_from([*range(1, 9), FLOAT])
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+CONTRACTS = st.builds(
+    InputContract,
+    kind=st.sampled_from(["uint8", "float"]),
+    mean=st.lists(NUMBER, max_size=3).map(tuple),
+    std=st.lists(NUMBER, max_size=3).map(tuple),
+)
+
+
+@st.composite
+def blueprints(draw):
+    graph = draw(graphs.random_graphs())
+    return Blueprint(
+        graph=graph,
+        bits={layer.name: Bits(weight=draw(WIDTH), activation=draw(WIDTH)) for layer in graph.layers},
+        quantizer=draw(st.sampled_from(["lsq", "gaussian", "float"])),
+        stream_bits=draw(st.sampled_from([8, FLOAT])),
+        input=draw(CONTRACTS),
+        classes=tuple(draw(st.lists(st.text(max_size=5), max_size=4))),
+    )
+
+
+@given(blueprint=blueprints())
+def test_round_trip(blueprint):
+    text = blueprint.to_json()
+    again = Blueprint.from_json(text)
+    assert again == blueprint
+    assert again.to_json() == text
+    assert again.grids == blueprint.grids
+    assert again.graph.layers == blueprint.graph.layers
+
+
+def test_round_trip_of_every_operator_and_field():
+    blueprint = graphs.blueprint(graphs.every_operator(), 3, 5)
+    assert Blueprint.from_json(blueprint.to_json()) == blueprint
+
+
+def paths(value, at=()):
+    """Every place in a JSON value."""
+    yield at
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from paths(child, (*at, key))
+
+
+def changed(value, at, new):
+    value = copy.deepcopy(value)
+    if not at:
+        return new
+    target = value
+    for key in at[:-1]:
+        target = target[key]
+    if new is DELETE:
+        del target[at[-1]]
+    else:
+        target[at[-1]] = new
+    return value
+
+
+DELETE = object()
+JUNK = [DELETE, None, True, -1, 0, 1.5, 10**30, float("inf"), float("nan"), "", "x", [], {}, [[]], ["x"], [1, 2, 3]]
+GOOD = json.loads(graphs.blueprint(graphs.every_operator()).to_json())
+
+
+@given(at=st.sampled_from([at for at in paths(GOOD) if at]), junk=st.sampled_from(JUNK))
+def test_junk_anywhere_is_read_or_refused(at, junk):
+    """Any value replaced by junk: a RunError, or a blueprint (where the junk happens to make sense), nothing else."""
+    try:
+        blueprint = Blueprint.from_dict(changed(GOOD, at, junk))
+    except RunError:
+        return
+    assert isinstance(blueprint, Blueprint)
+
+
+@pytest.mark.parametrize("key", [k for k in GOOD if k != "schema"])
+def test_a_missing_field_is_damage(key):
+    with pytest.raises(RunError, match="damaged"):
+        Blueprint.from_dict(changed(GOOD, (key,), DELETE))
+
+
+@given(cut=st.integers(0, 1500))
+def test_truncated_text_is_a_run_error(cut):
+    text = json.dumps(GOOD)
+    with pytest.raises(RunError, match="not JSON"):
+        Blueprint.from_json(text[: min(cut, len(text) - 1)])
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_refused(text):
+    with pytest.raises(RunError):
+        Blueprint.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "null", "[]", '"text"', "3"])
+def test_odd_json_is_refused(text):
+    with pytest.raises(RunError):
+        Blueprint.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("at", "junk"),
+    [
+        (("bits", "stem"), [float("inf"), 8]),
+        (("bits", "stem"), [9, 8]),
+        (("bits", "stem"), [8]),
+        (("bits", "gone"), [8, 8]),
+        (("bits",), {}),
+        (("graph", "nodes", 1, "inputs"), []),
+        (("graph", "nodes", 1, "inputs"), ["nobody"]),
+        (("graph", "nodes", 1, "op"), "mystery"),
+        (("graph", "nodes", 1, "shape"), []),
+        (("graph", "nodes", 1, "groups"), 0),
+        (("graph", "nodes", 1, "unknown"), 1),
+        (("graph", "nodes"), []),
+        (("graph", "output"), "nobody"),
+    ],
+)  # fmt: skip
+def test_broken_graphs_and_bits_are_refused(at, junk):
+    with pytest.raises(RunError):
+        Blueprint.from_dict(changed(GOOD, at, junk))
+
+
+@pytest.mark.parametrize("schema", [0, 2, None, "1"])
+def test_other_schemas_are_refused(schema):
+    with pytest.raises(RunError, match=r"schema .* can't be read"):
+        Blueprint.from_dict({**GOOD, "schema": schema})
+
+
+@pytest.mark.parametrize("bits", [0, 9, 16, 31, -1])
+def test_bits_out_of_range(bits):
+    with pytest.raises(RunError, match=f"1..8 .* got {bits}"):
+        Bits(weight=bits, activation=8)
+    with pytest.raises(RunError, match="activation bits"):
+        Bits(weight=8, activation=bits)
+
+
+@pytest.mark.parametrize("values", [(), (4, 2), (2, 2)])
+def test_options_must_rise(values):
+    with pytest.raises(RunError, match="rising order"):
+        Options(weight=(8,), activation=values)
+
+
+def node(name, op="relu", inputs=("x",)):
+    return Node(name=name, op=op, inputs=inputs, shape=(1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "output", "message"),
+    [
+        ((), "x", "starts with its one input"),
+        ((node("y"),), "y", "'x', which does not come before"),
+        ((node("x", "input", ()), node("x")), "x", "two nodes are called 'x'"),
+        ((node("x", "input", ()), node("z", "input", ())), "z", "one input node"),
+        ((node("x", "input", ()), node("y", "relu", ("y",))), "y", "'y', which does not come before"),
+        ((node("x", "input", ()), node("y", "gelu")), "y", "operator 'gelu'"),
+        ((node("x", "input", ()),), "y", "'y' is not a node"),
+    ],
+)  # fmt: skip
+def test_graphs_that_make_no_sense(nodes, output, message):
+    with pytest.raises(CaptureError, match=message) as error:
+        NetworkGraph(nodes=nodes, output=output)
+    assert isinstance(error.value, BitsmithError)
+
+
+def test_consumers_and_layers():
+    graph = graphs.residual()
+    assert graph.consumers["stem.relu"] == ("a.conv1", "a.add")
+    assert graph.consumers["fc"] == ()
+    (down,) = [layer for layer in graph.layers if layer.name == "b.down"]
+    assert (down.in_channels, down.out_channels, down.kernel, down.stride) == (4, 8, (1, 1), (2, 2))
+    assert (down.weights, down.macs) == (32, 32 * 16)

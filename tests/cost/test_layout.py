@@ -1,0 +1,78 @@
+"""The packing layout, byte by byte."""
+
+import dataclasses
+
+import graphs
+import pytest
+
+from bitsmith.blueprint import OPERATORS, Bits, NetworkGraph, Norm
+from bitsmith.blueprint import graph as graph_module
+from bitsmith.cost import COSTS, exact, plan_arena
+from bitsmith.cost.layout import STORED
+from bitsmith.errors import CaptureError
+
+
+def test_the_price_list_is_the_vocabulary():
+    assert set(STORED) == OPERATORS
+
+
+def test_an_unknown_operator_is_never_free(monkeypatch):
+    monkeypatch.setattr(graph_module, "OPERATORS", OPERATORS | {"mystery"})
+    known = graphs.chain()
+    odd = dataclasses.replace(known.nodes[2], op="mystery", source="net.py:7")
+    graph = NetworkGraph(nodes=(*known.nodes[:2], odd, *known.nodes[3:]), output=known.output)
+    for cost in COSTS:
+        with pytest.raises(CaptureError, match=r"'relu0' \(net.py:7\): operator 'mystery' has no price"):
+            exact(cost, graph, graphs.uniform_bits(graph, 8, 8))
+    with pytest.raises(CaptureError, match="mystery"):
+        plan_arena(graph)
+
+
+def test_a_network_without_priced_layers_is_refused():
+    s = graphs.Sketch((3, 4, 4))
+    with pytest.raises(CaptureError, match="no conv or linear layer"):
+        exact("avg_bits", s.graph(s.same("relu", "relu", "x")), {})
+
+
+def test_size_of_a_residual_network_by_hand():
+    graph = graphs.residual(channels=4)
+    bits = graphs.uniform_bits(graph, 3, 8)
+    n = {layer.name: layer.weights for layer in graph.layers}
+    assert n == {
+        "stem": 108, "a.conv1": 144, "a.conv2": 144, "b.conv1": 288, "b.conv2": 576, "b.down": 32, "fc": 40,
+    }  # fmt: skip
+    channels = 4 + 4 + 4 + 8 + 8 + 8 + 5
+    layers = 7 * 16 + (41 + 54 + 54 + 108 + 216 + 12 + 15) + 4 * channels
+    pixels, adds, pool = 3 * 256, 2 * 16, 16
+    assert exact("size", graph, bits) == layers + pixels + adds + pool
+
+
+@pytest.mark.parametrize(
+    ("layer", "table"),
+    # The stem's output feeds an add too, and so does the first block's: who reads these narrows by a table.
+    [("stem", 0), ("a.conv1", 256), ("a.conv2", 0), ("b.conv1", 256), ("b.conv2", 0), ("b.down", 256), ("fc", 0)],
+)
+def test_a_table_narrows_a_stream_below_8_bits(layer, table):
+    graph = graphs.residual()
+    bits = graphs.uniform_bits(graph, 4, 8)
+    full = exact("size", graph, bits)
+    for activation, extra in ((7, table), (1, table), (8, 0), (32, 0)):
+        assert exact("size", graph, bits | {layer: Bits(weight=4, activation=activation)}) == full + extra
+
+
+def test_clips_affine_and_pools():
+    s = graphs.Sketch((1, 4, 4))
+    y = s.same("relu", "merged", s.conv("conv", "x", 2, norm=False))
+    plain = s.graph(y)
+    bits = graphs.uniform_bits(plain, 8, 8)
+    assert exact("size", plain, bits) == 256 + 16 + 18 + 4 * 2  # one pixel table; header, weights, channels
+    y = s.max_pool("pool", y)
+    assert exact("size", s.graph(y), bits) - exact("size", plain, bits) == 16
+    y = s.same("relu6", "apart", y)  # reads a pool, so it can't merge: header and table
+    assert exact("size", s.graph(y), bits) - exact("size", plain, bits) == 16 + 16 + 256
+    y = s.affine("affine", y)
+    assert exact("size", s.graph(y), bits) - exact("size", plain, bits) == 16 + 16 + 256 + 16 + 5 * 2
+    y = s.same("dropout", "dropout", s.flatten("flat", s.global_pool("avg", y)))
+    assert exact("size", s.graph(y), bits) - exact("size", plain, bits) == 16 + 16 + 256 + 16 + 5 * 2 + 16
+    assert s.nodes["affine"].norm == Norm()
+    assert exact("params", s.graph(y), bits) == 18 + 4

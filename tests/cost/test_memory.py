@@ -1,0 +1,117 @@
+"""The arena plan, checked by running it: a byte that another tensor overwrites too early is noticed."""
+
+import itertools
+import math
+
+import graphs
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bitsmith.blueprint import NetworkGraph
+from bitsmith.cost import plan_arena
+from bitsmith.cost.memory import Tensor, _from_both_ends, _greedy_by_size, _height
+
+NO_DATA = {"flatten", "dropout"}
+
+
+def run(graph: NetworkGraph) -> None:
+    """Execute the graph on an arena of stamps: every node writes its stamp, every reader looks for it."""
+    plan = plan_arena(graph)
+    arena = np.full(plan.total, -1)
+    stamp: dict[str, int] = {}
+
+    def bytes_of(name: str) -> np.ndarray:
+        tensor = plan.storage[name]
+        view = arena[plan.offsets[tensor] : plan.offsets[tensor] + plan.sizes[tensor]]
+        assert len(view) == plan.sizes[tensor] >= math.prod(graph[name].shape)
+        return view
+
+    for step, node in enumerate(graph.nodes):
+        if node.op in NO_DATA:
+            assert plan.storage[node.name] == plan.storage[node.inputs[0]]
+            stamp[node.name] = stamp[node.inputs[0]]
+            continue
+        for read in node.inputs:
+            assert np.all(bytes_of(read) == stamp[read]), (node.name, read)
+        bytes_of(node.name)[:] = step
+        stamp[node.name] = step
+        for read in node.inputs:  # a kernel reads while it writes; only a merged clip shares its input's bytes
+            if plan.storage[read] != plan.storage[node.name]:
+                assert np.all(bytes_of(read) == stamp[read]), (node.name, read)
+            else:
+                assert node.op in ("relu", "relu6")
+                assert graph.consumers[read] == (node.name,)
+    assert np.all(bytes_of(graph.output) == stamp[graph.output])
+    assert plan.total >= plan.lower_bound
+
+
+@given(graph=graphs.random_graphs())
+@example(graph=graphs.every_operator())
+@example(graph=graphs.resnet8())
+def test_no_tensor_is_overwritten_while_needed(graph):
+    run(graph)
+
+
+@given(widths=st.lists(st.integers(1, 60), min_size=1, max_size=12), side=st.sampled_from([1, 2, 4]))
+@example(widths=[10, 8, 9, 12], side=1)  # where greedy by size alone takes more
+def test_a_chain_takes_its_largest_neighbors(widths, side):
+    graph = graphs.chain(tuple(widths), side=side, classes=3)
+    area = side * side
+    sizes = [3 * area, *(w * area for w in widths), widths[-1], 3 * 4]  # input, convs, pool, float32 logits
+    plan = plan_arena(graph)
+    assert plan.total == plan.lower_bound == max(a + b for a, b in itertools.pairwise(sizes))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=9))
+def test_both_planners_keep_live_tensors_apart(drawn):
+    tensors = [
+        Tensor(name=str(i), size=s, first=f, last=f + d)
+        for i, (s, f, d) in enumerate(sorted(drawn, key=lambda t: t[1]))
+    ]
+    bound = max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in range(14))
+    for offsets in (_greedy_by_size(tensors), _from_both_ends(tensors, bound), _from_both_ends(tensors, 2 * bound)):
+        if offsets is None:
+            continue
+        assert _height(tensors, offsets) >= bound
+        for i, a in enumerate(tensors):
+            for b in tensors[:i]:
+                if a.meets(b):
+                    start, end = offsets[a.name], offsets[a.name] + a.size
+                    assert end <= offsets[b.name] or offsets[b.name] + b.size <= start
+
+
+def test_the_output_stays_to_the_end():
+    s = graphs.Sketch((1, 4, 4))
+    output = s.conv("output", "x", 2)
+    s.conv("late2", s.conv("late1", "x", 3), 3)
+    graph = NetworkGraph(nodes=tuple(s.nodes.values()), output=output)
+    run(graph)
+    assert plan_arena(graph).total == (4 * 2 + 3 + 3) * 16  # the output is logits, 4 bytes each
+
+
+def test_residual_blocks_hold_three_tensors():
+    # The first block of ResNet-8 holds its input, and 16x32x32 twice: 3 x 16,384 bytes.
+    assert plan_arena(graphs.resnet8()).total == 3 * 16 * 32 * 32
+
+
+def test_a_clip_that_merges_shares_its_producers_bytes():
+    plan = plan_arena(graphs.every_operator())
+    assert plan.storage["relu"] == "stem"
+    assert plan.storage["relu6"] == "affine"
+    assert plan.storage["apart"] == "apart"
+    assert plan.sizes["fc"] == 4 * 5
+
+
+def test_logits_through_a_pool_are_float32():
+    s = graphs.Sketch((1, 4, 4))
+    plan = plan_arena(s.graph(s.max_pool("pool", s.conv("conv", "x", 2))))
+    assert plan.sizes == {"x": 16, "conv": 4 * 32, "pool": 4 * 8}
+
+
+def test_a_pool_is_a_tensor_of_its_own():
+    s = graphs.Sketch((1, 4, 4))
+    y = s.max_pool("pool", s.conv("conv", "x", 2))
+    plan = plan_arena(s.graph(s.linear("fc", s.flatten("flat", y), 1)))
+    assert plan.sizes == {"x": 16, "conv": 32, "pool": 8, "fc": 4}
+    assert plan.total == 48

@@ -1,0 +1,141 @@
+"""DataSet: training, the sealed test split, users' loaders, the default augmentation."""
+
+from copy import copy
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from bitsmith.blueprint import InputContract
+from bitsmith.data import Augment, DataSet, TensorSplit, default_augment, from_loaders, open_data
+from bitsmith.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_data("digits")
+
+
+def _loader(n, start=0, classes=3):
+    x = torch.arange(start, start + n, dtype=torch.float32).view(n, 1, 1, 1).expand(n, 1, 4, 6)
+    return DataLoader(TensorDataset(x, torch.arange(n) % classes), 4)
+
+
+def _user(**options):
+    return from_loaders(train=_loader(9), validation=_loader(4), test=_loader(5), classes=("a", "b", "c"), **options)
+
+
+def _named(name, shape, contract="uint8"):
+    C = shape[0]
+    uint8 = InputContract(kind="uint8", mean=(0.5,) * C, std=(0.5,) * C)
+    split = TensorSplit(
+        images=torch.zeros(2, *shape, dtype=torch.uint8), labels=torch.zeros(2, dtype=torch.int64), contract=uint8
+    )
+    parts = dict.fromkeys(("train", "search", "validation", "test"), split)
+    return DataSet(
+        name=name, classes=("x",), input=uint8 if contract == "uint8" else InputContract(), shape=shape, **parts
+    )
+
+
+def test_training_is_train_and_search_together(digits):
+    assert len(digits.training) == len(digits.train) + len(digits.search)
+    assert torch.equal(digits.training.images, torch.cat([digits.train.images, digits.search.images]))
+    assert torch.equal(digits.training.labels, torch.cat([digits.train.labels, digits.search.labels]))
+    assert digits.training is digits.training
+
+
+def test_reading_test_of_a_search_copy_is_an_error(digits):
+    bare = digits.without_test()
+    with pytest.raises(DataError, match="the test split is only for the final evaluation"):
+        bare.test  # noqa: B018
+    with pytest.raises(DataError, match="only for the final evaluation"):
+        bare.without_test().test  # noqa: B018
+    with pytest.raises(DataError, match="only for the final evaluation"):
+        copy(bare).test  # noqa: B018
+    assert bare.train is digits.train
+    assert bare.search is digits.search
+    assert bare.validation is digits.validation
+    assert (bare.name, bare.classes, bare.input, bare.shape) == (
+        digits.name,
+        digits.classes,
+        digits.input,
+        digits.shape,
+    )
+    assert bare.training is not None
+    assert len(digits.test) == 359  # the original keeps it
+    with pytest.raises(AttributeError, match="has no attribute 'tset'"):
+        bare.tset  # noqa: B018
+
+
+def test_a_data_set_is_frozen(digits):
+    with pytest.raises(FrozenInstanceError):
+        digits.without_test().test = digits.validation
+
+
+def test_loaders_of_the_user():
+    data = _user(search=_loader(4, start=100))
+    assert data.shape == (1, 4, 6)
+    assert data.input == InputContract(kind="float")
+    assert data.classes == ("a", "b", "c")
+    assert [len(part) for part in (data.train, data.search, data.validation, data.test)] == [9, 4, 4, 5]
+    values = torch.cat([x[:, 0, 0, 0] for x, _ in data.training.batches(batch_size=1, seed=0)])
+    assert values.tolist() == [*range(9), *range(100, 104)]
+    assert len(data.training) == 13
+    with pytest.raises(DataError, match="only for the final evaluation"):
+        data.without_test().test  # noqa: B018
+
+
+def test_without_a_search_loader_train_serves_for_both():
+    data = _user()
+    assert data.search is data.train
+    assert data.training is data.train
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ()}, "at least one class name"),
+        ({"classes": "abc"}, "sequence of at least one class name, got 'abc'"),
+        ({"train": []}, "train loader yields no batch"),
+        ({"train": [torch.zeros(2, 1, 4, 6)]}, r"batch 0 of the train loader must be a pair"),
+        ({"train": [(torch.zeros(2, 4), torch.zeros(2).long())]}, r"shape \(N, C, H, W\), got \(2, 4\)"),
+        ({"test": iter([])}, "test loader is a list_iterator, which can't be read several times"),
+        ({"train": iter([])}, "train loader is a list_iterator"),
+    ],
+)
+def test_wrong_loaders_are_refused(change, message):
+    good = {"train": _loader(9), "validation": _loader(4), "test": _loader(5), "classes": ("a", "b", "c")}
+    with pytest.raises(DataError, match=message):
+        from_loaders(**{**good, **change})
+
+
+def test_a_loader_of_another_shape_is_named_on_use():
+    data = from_loaders(
+        train=_loader(9),
+        validation=[(torch.zeros(1, 3, 4, 6), torch.tensor([0]))],
+        test=_loader(5),
+        classes=("a", "b", "c"),
+    )
+    with pytest.raises(DataError, match=r"batch 0 of the validation loader.*\(N, 1, 4, 6\), got \(1, 3, 4, 6\)"):
+        len(data.validation)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("digits", (1, 8, 8), None),
+        ("fashion-mnist", (1, 28, 28), Augment(crop=2, flip=True)),
+        ("npy:cifar10", (3, 32, 32), Augment(crop=4, flip=True)),
+        ("npy:other", (1, 40, 40), None),
+        ("folder:photos", (3, 64, 48), Augment(crop=8, flip=True)),
+        ("folder:cells", (1, 24, 24), Augment(crop=3, flip=True)),
+    ],
+)
+def test_default_augmentation(name, shape, wanted):
+    assert default_augment(_named(name, shape)) == wanted
+
+
+def test_loaders_get_no_default_augmentation():
+    assert default_augment(_named("folder:x", (3, 32, 32), contract="float")) is None
+    assert default_augment(_user()) is None

@@ -1,0 +1,82 @@
+"""A small record with one of everything; `record(...)` changes fields of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from bitsmith.report import Curve, LayerRow, Record, Requested, Row, Verification
+
+LAYERS = ["stem", *(f"stage{s}.{b}.conv{c}" for s in (1, 2, 3) for b in (0,) for c in (1, 2)), "down2", "down3", "fc"]
+
+
+def make_row(name="composite", kind="found", test=0.912, size=19_900.0, **changes) -> Row:
+    budget = "" if kind == "float" else "size=20kB"
+    meets = {} if kind == "float" else {"size=20kB": size <= 20_000}
+    row = Row(
+        name=name, kind=kind, budget=budget, bits="w1-8 a8",
+        costs={"params": 78_000.0, "size": size, "bitops": size * 9e3, "avg_bits": 2.5},
+        epochs=30.0, seconds=1530.5, seed=0, metric="accuracy", validation=0.915, test=test, source="onnx",
+        meets=meets, folder=f"networks/{name.replace(' ', '-')}",
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def make_record(**changes) -> Record:
+    epochs = [float(e) for e in range(1, 31)]
+    record = Record(
+        title="ResNet-8 on CIFAR-10",
+        created="2026-11-20T14:03:00+00:00",
+        verdict="Inside size=20kB composite reaches 91.20 % against 90.80 % for uniform+fill: +0.40 points.",
+        network={"name": "resnet8", "layers": 10, "weights": 77_360},
+        data={"name": "cifar10", "test_images": 10_000},
+        rows=[
+            make_row("float", "float", 0.9302, 310_000.0, bits="float", source="torch"),
+            make_row("uniform 8", "baseline", 0.9254, 80_400.0, bits="w8a8", budget=""),
+            make_row("uniform 2", "baseline", 0.897, 19_850.0, bits="w2a8"),
+            make_row("uniform+fill", "baseline", 0.908, 19_990.0),
+            make_row("random", "baseline", 0.899, 18_100.0),
+            make_row(),
+        ],
+        chosen="composite",
+        layers=[
+            LayerRow(
+                name=name, kind="linear" if name == "fc" else "conv", weights=1000 + 900 * i,
+                macs=1_000_000 - 90_000 * i,
+                weight_bits=(8, 4, 2, 2, 1, 2, 1, 4, 4, 8)[i], activation_bits=8,
+                shares={"size": (i + 1) / 55, "bitops": (10 - i) / 55},
+            )
+            for i, name in enumerate(LAYERS)
+        ],
+        curves=[
+            Curve(
+                name="Training", x_label="epoch", x=epochs,
+                series={"train": [2.3 / e for e in epochs], "validation": [2.4 / e + 0.1 for e in epochs]},
+            ),
+            Curve(
+                name="Search: expected size", x_label="step", x=epochs, limits={"size=20kB": 20_000.0},
+                series={"size": [max(19_800.0, 60_000.0 - 2_200.0 * e) for e in epochs]},
+            ),
+        ],
+        requested=[Requested(cost="size", limit=20_000.0, obtained=19_900.0, met=True)],
+        verification=[
+            Verification(
+                artefact="model.onnx", images=10_000, accuracy=0.912,
+                equal_outputs={"DISABLE_ALL": 10_000, "BASIC": 10_000, "EXTENDED": 10_000, "ALL": 10_000},
+                integer_layers=10, float_layers=0, first_difference=None, ok=True, level="bit-identical",
+            )
+        ],
+        environment={"bitsmith": "0.1.0", "torch": "2.14.1", "cpu": "2 cores, AVX-512", "seed": "0"},
+        notes=["One seed: the comparison is indicative."],
+        command="bitsmith run cifar10.yaml --budget size=20kB --seed 0",
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
+@pytest.fixture
+def row():
+    return make_row
+
+
+@pytest.fixture
+def record():
+    return make_record
