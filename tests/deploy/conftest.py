@@ -125,8 +125,13 @@ def make_case(
         classes=tuple(f"class {i}" for i in range(graph.output_shape[0])),
     )
     rng = np.random.default_rng(derive(seed, "images"))
-    pixels = rng.integers(0, 256, (images, *graph.input_shape), dtype=np.uint8)
-    x = torch.from_numpy(pixels).float() / 255
+    # Images differ in brightness, contrast and tint, so that even one-bit networks tell them apart.
+    light = rng.uniform(0, 255, (images, *graph.input_shape[:1], *[1] * (len(graph.input_shape) - 1)))
+    pixels = (light + rng.uniform(5, 90, (images, 1, 1, 1)) * rng.normal(size=(images, *graph.input_shape))).clip(
+        0, 255
+    )
+    pixels = pixels.round().astype(np.uint8)
+    x = torch.from_numpy(pixels).float() / 255 if kind == "uint8" else torch.from_numpy(pixels).float() / 64 - 2
     if kind == "uint8":
         shape = (-1, *[1] * (x.ndim - 2))
         x = (x - torch.tensor(contract.mean).reshape(shape)) / torch.tensor(contract.std).reshape(shape)

@@ -76,7 +76,7 @@ def pack_layer(folded: Folded) -> Packed:
 def unpack_function() -> FunctionProto:
     """unpack<bits>(packed uint8, shape int64, gain int32, offset int32) -> int8 weights, for 1..7 bits.
 
-    Eight weights are `bits` whole bytes: weight j starts in byte j b // 8 at bit j b % 8 and may go on in the next byte.
+    Eight weights are b whole bytes: weight j starts in byte j b // 8 at bit j b % 8 and may go on in the next byte.
     Reading that next byte where it isn't needed does no harm: its bits come out above the mask. One shift by 8 - bit
     is made of two that stay below 8, the width of the type. The stream is filled up to whole groups of b bytes here, so
     that the file doesn't have to be.

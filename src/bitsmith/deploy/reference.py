@@ -117,10 +117,11 @@ def _total(sums: Sums, x: np.ndarray, source: StoredGrid) -> np.ndarray:
     centered = x.astype(np.int16) - np.int16(source.zero_point)
     windows = _windows(centered, (height, width), sums.stride, sums.padding, sums.dilation, 0)
     positions = windows.shape[2] * windows.shape[3]
-    columns = windows.transpose(0, 1, 4, 5, 2, 3).astype(np.float64)  # (N, C, height, width, H, W)
-    columns = columns.reshape(n, groups, channels * height * width, positions)
+    # One product per group for the whole batch: (C, height, width, N, H, W).
+    columns = windows.transpose(1, 4, 5, 0, 2, 3).astype(np.float64)
+    columns = columns.reshape(groups, channels * height * width, n * positions)
     weight = sums.weight.astype(np.float64).reshape(groups, filters // groups, -1)
-    total = np.matmul(weight, columns).reshape(n, filters, positions)
+    total = np.matmul(weight, columns).reshape(filters, n, positions).swapaxes(0, 1)
     return total + sums.bias.astype(np.float64)[:, None]
 
 

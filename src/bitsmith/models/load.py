@@ -37,7 +37,7 @@ _AUXILIARY = {"torchvision:googlenet": ("aux1.", "aux2."), "torchvision:inceptio
 def load_model(
     spec: str,
     *,
-    classes: int,
+    classes: int | None,
     shape: tuple[int, int, int],
     weights: Path | None = None,
     seed: int = 0,
@@ -48,8 +48,8 @@ def load_model(
         spec: a name in MODELS; "torchvision:NAME", one of torchvision's classification networks; or
             "package.module:function", imported with the current directory on the path and called without arguments,
             with `classes` if it takes that (it may also be an nn.Module itself, of which a copy is used).
-        classes: outputs wanted. Where the network has another number and ends in a Linear layer, that layer is
-            replaced by a fresh one, after the weights are loaded.
+        classes: outputs wanted; None takes the network as it comes. Where the network has another number and ends in
+            a Linear layer, that layer is replaced by a fresh one, after the weights are loaded.
         shape: (C, H, W) of the input.
         weights: a .safetensors file or a saved state_dict (also as {"state_dict": ...}, also with "module." before
             each name); names and shapes must match.
@@ -82,7 +82,7 @@ def load_model(
                 model = build(len(stored))  # with as many outputs as the file has; they are adapted below
             _load(model, state, weights)
         outputs, head = _probe(model, spec, shape)
-        if outputs != classes:
+        if classes is not None and outputs != classes:
             notes.append(_replace_head(model, head, outputs, classes, spec))
             try:
                 replaced, _ = _probe(model, spec, shape)
@@ -92,11 +92,11 @@ def load_model(
     return model.train(), notes
 
 
-def _builder(spec: str, channels: int, notes: list[str]) -> Callable[[int], nn.Module]:
-    """A function from the number of classes to a new network."""
+def _builder(spec: str, channels: int, notes: list[str]) -> Callable[[int | None], nn.Module]:
+    """A function from the number of classes (None: the network's own) to a new network."""
     kind, colon, name = spec.partition(":")
     if spec in MODELS:
-        return lambda classes: MODELS[spec](classes=classes, channels=channels)
+        return lambda classes: MODELS[spec](channels=channels, **_given(classes=classes))
     if kind == "torchvision":
         return _torchvision(name, notes)
     if colon and kind and name:
@@ -105,7 +105,12 @@ def _builder(spec: str, channels: int, notes: list[str]) -> Callable[[int], nn.M
     raise RecipeError(f"unknown model {spec!r}; known are {known}, torchvision:NAME and package.module:function")
 
 
-def _torchvision(name: str, notes: list[str]) -> Callable[[int], nn.Module]:
+def _given(**values: int | None) -> dict[str, int]:
+    """The arguments that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _torchvision(name: str, notes: list[str]) -> Callable[[int | None], nn.Module]:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -117,10 +122,10 @@ def _torchvision(name: str, notes: list[str]) -> Callable[[int], nn.Module]:
     if f"torchvision:{name}" in _AUXILIARY:
         options = {"aux_logits": False, "init_weights": True}
         notes.append(f"{name}: built without its auxiliary classifiers")
-    return lambda classes: models.get_model(name, weights=None, num_classes=classes, **options)
+    return lambda classes: models.get_model(name, weights=None, **_given(num_classes=classes), **options)
 
 
-def _users(spec: str, module_name: str, attribute: str) -> Callable[[int], nn.Module]:
+def _users(spec: str, module_name: str, attribute: str) -> Callable[[int | None], nn.Module]:
     with _current_directory_importable():
         try:
             module = importlib.import_module(module_name)
@@ -133,9 +138,9 @@ def _users(spec: str, module_name: str, attribute: str) -> Callable[[int], nn.Mo
         what = "has no attribute" if found is None else f"holds a {type(found).__name__}, not a function, called"
         raise RecipeError(f"model {spec!r}: {module_name} ({module.__file__}) {what} {attribute!r}")
 
-    def build(classes: int) -> nn.Module:
+    def build(classes: int | None) -> nn.Module:
         try:
-            takes_classes = "classes" in inspect.signature(found).parameters
+            takes_classes = classes is not None and "classes" in inspect.signature(found).parameters
             model = found(classes=classes) if takes_classes else found()
         except Exception as error:  # a user's function may raise anything
             raise RecipeError(f"model {spec!r}: calling {attribute} failed: {_reason(error)}") from error

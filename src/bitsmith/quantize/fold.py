@@ -92,45 +92,40 @@ def fold(
         raise ExportError(f"layer {name!r} has weights, steps or BatchNorm statistics that are not finite")
     rows = codes.reshape(len(codes), -1).astype(np.int64)
     rows = rows * np.where(step < 0, -1, 1)[:, None]
-    step = np.abs(step)
+    step = np.where(np.abs(step) < 2.0**-100, 0.0, np.abs(step))  # float32 holds no smaller scale
     # In integer units a bias may take what the weights leave of the accumulator.
     largest_input = max(-input.lo, input.hi)
-    reach = np.abs(rows).sum(1) * largest_input
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         bias_units = np.where(step > 0, np.abs(bias) / (step * input.step), np.inf)
-    bias_units[(bias == 0) & (step > 0)] = 0
     constant = bias_units >= ACCUMULATOR
-    if (reach + np.where(constant, 0, bias_units) >= 2**31).any():
-        raise ExportError(f"layer {name!r} is so wide that its sums pass 32 bits; use fewer weight or activation bits")
-    # float16 holds a scale only so far below the layer's largest.
-    top = step[~constant].max(initial=0.0)
-    constant |= step < top * 2.0**-14
+    # The layer's scale is its largest, but never so small that the bias of a constant channel leaves the accumulator.
+    top = max(step[~constant].max(initial=0.0), 2 * np.abs(bias).max() / (ACCUMULATOR * input.step)) or 1.0
+    constant |= step < top * 2.0**-14  # float16 holds a scale only so far below the layer's largest
     rows[constant] = 0
-    kept = ~constant
-    shift = 0
-    if kept.any():
-        widest = max(1, int(np.abs(rows[kept]).max()))
-        headroom = ACCUMULATOR / max(1.0, float((reach + bias_units)[kept].max()))
-        while widest * 2 ** (shift + 1) <= 127 and 2 ** (shift + 1) < headroom:
-            shift += 1
-    top = top if top > 0 else 1.0
-    half = np.where(constant, 1.0, step / top).astype(np.float16)
-    layer_scale = np.float32(top / 2**shift)
-    unit = np.float64(layer_scale) * input.step
-    most = float(np.abs(bias / unit).max(initial=0.0))
-    granule = np.float32(2.0 ** np.ceil(np.log2(max(most / 32767, 2.0**-40))))
-    stored = np.rint(bias / unit / granule)
-    return Folded(
-        codes=rows.reshape(codes.shape).astype(np.int16),
-        bits=bits,
-        odd=odd,
-        shift=shift,
-        half=half,
-        layer_scale=layer_scale,
-        stored_bias=stored.clip(-32767, 32767).astype(np.int16),
-        granule=granule,
-        input=input,
-    )
+    reach = np.abs(rows).sum(1) * largest_input
+    widest = max(1, int(np.abs(rows).max()))
+    part = np.where(constant, 1.0, step / top).astype(np.float16)
+    for shift in reversed([k for k in range(7) if widest * 2**k <= 127]):
+        layer_scale = np.float32(top / 2**shift)
+        units = bias / (np.float64(layer_scale) * input.step)
+        granule = np.float32(2.0 ** np.ceil(np.log2(max(np.abs(units).max() / 32767, 2.0**-40))))
+        folded = Folded(
+            codes=rows.reshape(codes.shape).astype(np.int16),
+            bits=bits,
+            odd=odd,
+            shift=shift,
+            half=part,
+            layer_scale=layer_scale,
+            stored_bias=np.rint(units / granule).clip(-32767, 32767).astype(np.int16),
+            granule=granule,
+            input=input,
+        )
+        largest = int((reach * 2**shift + np.abs(folded.bias)).max())
+        if largest < ACCUMULATOR:
+            return folded
+    if largest >= 2**31:
+        raise ExportError(f"layer {name!r} is so wide that its sums pass 32 bits; use fewer weight or activation bits")
+    return folded
 
 
 class FrozenLayer(nn.Module):

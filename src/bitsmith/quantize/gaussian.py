@@ -56,7 +56,7 @@ class GaussianWeight(Quantizer):
         return 2 * (torch.round(scaled + 0.5) - 0.5).clamp(-bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + (self.codes(x) * self.step(x) - x).detach()
+        return self.codes(x) * self.step(x) + (x - x.detach())  # in this order exactly on the grid
 
     def calibrate(self, x: Tensor) -> None:
         """Nothing to set: the step follows the weights."""
@@ -84,14 +84,15 @@ class GaussianActivation(ActivationQuantizer):
         base = table[self.bits - 1] * (0.5 if self.signed and self.bits == 1 else 1.0)
         return base * self.deviation.to(x.dtype).clamp_min(TINY)
 
-    def _observe(self, x: Tensor, momentum: float) -> None:
+    def _deviation_of(self, x: Tensor) -> Tensor:
         # A half-wave Gaussian has half the mean square of the full one.
-        seen = (x.detach().square().mean() * (1.0 if self.signed else 2.0)).sqrt().to(self.deviation.dtype)
-        self.deviation.lerp_(seen, momentum)
+        return (x.detach().square().mean() * (1.0 if self.signed else 2.0)).sqrt().to(self.deviation.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.unit_variance and (self.training or self.calibrating):
-            self._observe(x, 1.0 if self.calibrating else _RMS_MOMENTUM)
+        if self.calibrating:
+            self.calibrate(x)
+        elif self.training and not self.unit_variance:
+            self.deviation.lerp_(self._deviation_of(x), _RMS_MOMENTUM)
         step = self.step(x)
         if self.signed and self.bits == 1:
             return step * sign_through(x / step)
@@ -99,13 +100,14 @@ class GaussianActivation(ActivationQuantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         if self.signed and self.bits == 1:
-            return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+            return torch.where(x / self.step(x) >= 0, 1.0, -1.0).to(x.dtype)
         return torch.round((x / self.step(x)).clamp(self.lo, self.hi))
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         if not self.unit_variance:
-            self._observe(x, 1.0)
+            self.seen.append(self._deviation_of(x))
+            self.deviation.copy_(torch.stack(self.seen).mean())
 
     def grid(self) -> Grid:
         return Grid(step=float(self.step(self.deviation)), lo=self.lo, hi=self.hi)

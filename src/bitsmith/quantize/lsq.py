@@ -42,11 +42,11 @@ def lsq(x: Tensor, step: Tensor, lo: int, hi: int, *, binary: bool = False) -> T
 
 def lsq_codes(x: Tensor, step: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
     """The integers behind `lsq`, as floats."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype) if binary else torch.round((x / step).clamp(lo, hi))
+    return torch.where(x / step >= 0, 1.0, -1.0).to(x.dtype) if binary else torch.round((x / step).clamp(lo, hi))
 
 
 def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
-    """The step per row that minimizes the squared error of `lsq` over 60 candidates below the full range.
+    """The step per row that minimizes the squared error of `lsq` over 64 candidates up to the full range, refined.
 
     Args:
         x: (rows, numbers).
@@ -58,11 +58,16 @@ def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
         return x.abs().mean(1).clamp_min(TINY)
     largest = torch.maximum(x.amax(1) / max(hi, 1), x.amin(1) / lo if lo < 0 else x.new_zeros(len(x)))
     best, error = largest, torch.full_like(largest, float("inf"))
-    for fraction in torch.logspace(-2, 0, 60, dtype=x.dtype, device=x.device):
+    for fraction in torch.linspace(1 / 64, 1, 64, dtype=x.dtype, device=x.device):
         step = (largest * fraction).clamp_min(TINY)
         trial = (lsq(x, step[:, None], lo, hi) - x).square().mean(1)
         best, error = torch.where(trial < error, step, best), torch.minimum(trial, error)
-    return best.clamp_min(TINY)
+    best = best.clamp_min(TINY)
+    for _ in range(3):  # at given codes the best step is <x, codes> / <codes, codes>
+        codes = lsq_codes(x, best[:, None], lo, hi)
+        power = codes.square().sum(1)
+        best = torch.where(power > 0, (x * codes).sum(1) / power.clamp_min(1), best).clamp_min(TINY)
+    return best
 
 
 class LsqWeight(Quantizer):

@@ -37,8 +37,9 @@ class Mixture(nn.Module):
         super().__init__()
         self.candidates = nn.ModuleList(candidates)
         self.logits = nn.Parameter(torch.full((len(candidates),), start))
-        # A tensor, so that a compiled network does not have to be compiled again when it changes.
-        self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
+        # A tensor, so that a compiled network does not have to be compiled again when it changes; in the state, so that
+        # a search resumed behind its last epoch measures the same mixture.
+        self.register_buffer("temperature", torch.tensor(1.0))
         self.fixed: int | None = None
 
     @property

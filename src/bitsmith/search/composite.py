@@ -36,6 +36,7 @@ from bitsmith.train import (
     TrainPlan,
     calibrate,
     load_checkpoint,
+    load_into,
     make_optimizer,
     make_schedule,
     save_checkpoint,
@@ -307,7 +308,7 @@ class _Search:
         }
 
     def _restore(self, saved: Mapping[str, Any]) -> int:
-        self.network.load_state_dict(saved["network"])
+        load_into(self.network, saved["network"], "the search's checkpoint")
         self.optimizer.load_state_dict(saved["optimizer"])
         self.architecture.load_state_dict(saved["architecture"])
         self.schedule.load_state_dict(saved["schedule"])

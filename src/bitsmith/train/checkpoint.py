@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,22 @@ from torch import Tensor, nn
 from bitsmith.errors import RunError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it on success and deleted on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    with _partial(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -46,10 +57,8 @@ def read_json(path: Path, what: str) -> Any:
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
-    partial.replace(path)
+    with _partial(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -80,10 +89,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
 
 def save_checkpoint(values: Mapping[str, Any], path: Path) -> None:
     """Write a training checkpoint (tensors and plain values) under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    torch.save(dict(values), partial)
-    partial.replace(path)
+    with _partial(path) as partial:
+        torch.save(dict(values), partial)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from bitsmith.data import Split
 from bitsmith.errors import TrainingError
 from bitsmith.quantize import Priced
 from bitsmith.seeding import derive
-from bitsmith.train.checkpoint import load_checkpoint, save_checkpoint
+from bitsmith.train.checkpoint import load_checkpoint, load_into, save_checkpoint
 from bitsmith.train.statistics import evaluate
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
@@ -97,7 +97,8 @@ def fit(
     """
     split = task.data.training if split is None else split
     steps_per_epoch = split.steps(batch_size=plan.batch_size)
-    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision="bf16" if plan.precision == "bf16" else "no")
+    # Accelerate fixes one precision per process; autocast is per training.
+    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision="no")
     optimizer = make_optimizer(network, plan)
     network.to(accelerator.device)
     prepared = accelerator.prepare(optimizer)
@@ -105,7 +106,7 @@ def fit(
     history, first = History(), 0
     saved = load_checkpoint(checkpoint) if checkpoint else None
     if saved is not None:
-        network.load_state_dict(saved["network"])
+        load_into(network, saved["network"], str(checkpoint))
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
@@ -123,7 +124,7 @@ def fit(
             done += 1
             x, y = x.to(accelerator.device), y.to(accelerator.device)
             full = len(x) == plan.batch_size
-            with accelerator.autocast():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
                 logits = (forward if full else network)(x)
             loss = task.compute_loss(logits.float(), y)
             value = loss.item()
@@ -185,11 +186,14 @@ def make_optimizer(
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, plan: TrainPlan, *, steps: int) -> LRScheduler:
-    """One-cycle or cosine, with a linear rise over the first `warmup` of all steps."""
+    """The learning rate over all steps, both with a rise over the first `warmup` of them.
+
+    "one-cycle" rises from lr / 25 by half a cosine, "cosine" linearly; both then fall to about zero by half a cosine.
+    """
     if plan.schedule == "one-cycle":
-        return OneCycleLR(
-            optimizer, plan.lr, total_steps=steps, pct_start=max(plan.warmup, 1 / steps), cycle_momentum=False
-        )
+        # OneCycleLR divides by the length of the rise less one, so the rise takes two steps at least.
+        rising = max(plan.warmup, 2 / steps)
+        return OneCycleLR(optimizer, plan.lr, total_steps=steps, pct_start=rising, cycle_momentum=False)
     rise = max(1, round(plan.warmup * steps))
     fall = CosineAnnealingLR(optimizer, T_max=max(1, steps - rise))
     return SequentialLR(optimizer, [LinearLR(optimizer, 1 / (rise + 1), total_iters=rise), fall], milestones=[rise])

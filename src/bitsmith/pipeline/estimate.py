@@ -1,0 +1,83 @@
+"""How long a run will take, from a few real steps on this machine before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bitsmith.pipeline.job import Job
+from bitsmith.quantize import build, float_blueprint
+from bitsmith.search import Composite, build_mixed
+from bitsmith.train import calibrate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds that the stages of a run will take, as far as they still have to be done.
+
+    Example:
+        >>> Estimate(float_seconds=60, search_seconds=120, train_seconds=300, networks=4).total
+        480
+    """
+
+    float_seconds: float
+    search_seconds: float
+    train_seconds: float
+    networks: int
+
+    @property
+    def total(self) -> float:
+        """Of all stages."""
+        return self.float_seconds + self.search_seconds + self.train_seconds
+
+
+def estimate(job: Job) -> Estimate:
+    """Time a step of each kind of network on one real batch, and multiply by the steps that the recipe asks for.
+
+    Compiled training is estimated as if it were not compiled, so it ends sooner. Export and verification are left out:
+    they take seconds per network.
+    """
+    recipe, data = job.recipe, job.task.data
+    plan = recipe.float_plan
+    float_seconds = search_seconds = 0.0
+    if plan is not None:
+        network = build(float_blueprint(job.graph))
+        float_seconds = plan.epochs * data.training.steps(batch_size=plan.batch_size) * _step(job, network)
+    method = job.method
+    lines = len(recipe.budgets)
+    if isinstance(method, Composite):
+        network = build_mixed(job.space)
+        step = _step(job, network, method.plan.batch_size)
+        options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)
+        measured = 0 if method.as_published else options * (method.norm_batches + method.loss_batches)
+        # A forward pass alone is about a third of a step.
+        search_seconds = (
+            lines * step * (method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size) + measured / 3)
+        )
+    highest = job.space.uniform(8, 8)
+    network = build(highest)
+    step = _step(job, network, recipe.train.batch_size)
+    networks = lines * (1 + len(recipe.baselines)) + len(recipe.fixed)
+    epochs = networks * (recipe.train.epochs + job.method.epochs) - lines * job.method.epochs
+    train_seconds = epochs * data.training.steps(batch_size=recipe.train.batch_size) * step
+    return Estimate(
+        float_seconds=float_seconds, search_seconds=search_seconds, train_seconds=train_seconds, networks=networks
+    )
+
+
+def _step(job: Job, network: nn.Module, batch_size: int | None = None) -> float:
+    """Seconds of one training step, the better of two after one to warm up."""
+    batch_size = batch_size or (job.recipe.float_plan or job.recipe.train).batch_size
+    calibrate(network, job.task.data.train, batches=1, batch_size=batch_size)  # pyright: ignore[reportArgumentType]
+    x, y = next(iter(job.task.data.train.batches(batch_size=batch_size, seed=0)))
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        network.train()
+        loss = job.task.compute_loss(network(x), y)
+        torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

@@ -1,0 +1,171 @@
+"""Verification finds what is wrong: flipped bits, float kernels, damaged and foreign files, another network."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from bitsmith.deploy import verify_onnx, write_onnx
+from bitsmith.errors import VerifyError
+
+
+@pytest.fixture(scope="module")
+def mixed(case_of, residual):
+    """Every kind of weights: 8 bits, straddling widths, one bit."""
+    return case_of(residual, [(8, 8), (3, 4), (1, 4), (2, 8), (5, 2), (7, 8), (8, 8)], images=60)
+
+
+@pytest.fixture
+def path(mixed, tmp_path):
+    return write_onnx(mixed.program, tmp_path / "network.onnx")
+
+
+def verify(case, path, **options):
+    return verify_onnx(path, case.frozen, case.program, case.images, case.labels, **options)
+
+
+def flip(path, name, byte, bit):
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    data = bytearray(tensor.raw_data)
+    data[byte] ^= 1 << bit
+    tensor.raw_data = bytes(data)
+    onnx.save(model, path)
+
+
+def test_accuracies_are_those_of_plain_inference(mixed, path):
+    labels = mixed.labels
+    found = verify(mixed, path)
+    assert found.ok
+    assert found.first_difference is None
+    with torch.no_grad():
+        mean, std = (torch.tensor(v)[:, None, None] for v in (mixed.blueprint.input.mean, mixed.blueprint.input.std))
+        predicted = mixed.frozen((torch.from_numpy(mixed.images).float() / 255 - mean) / std).argmax(1).numpy()
+    assert found.accuracy_simulation == pytest.approx((predicted == labels).mean())
+    assert set(found.accuracy_onnxruntime.values()) == {found.accuracy_reference}
+    # A first layer of 8-bit weights on 8-bit pixels is what old machines saturate.
+    assert mixed.program.weighted[0].layer in found.flagged
+
+
+@pytest.mark.parametrize("layer", range(7))
+def test_a_flipped_weight_bit_names_its_layer(layer, mixed, path):
+    spec = mixed.blueprint.graph.layers[layer]
+    bits = mixed.blueprint.bits[spec.name].weight
+    place = (spec.weights - 1) * bits  # the least bit of the last weight
+    flip(path, f"{spec.name}.{'weight' if bits == 8 else 'packed'}", place // 8, place % 8)
+    found = verify(mixed, path, levels=["all"])
+    assert not found.ok
+    assert found.first_difference == spec.name
+    assert f"layer {spec.name!r}: 1 of its {spec.weights} stored weights" in found.problems[0]
+
+
+@pytest.mark.parametrize(("part", "kind"), [("half", "scale"), ("stored_bias", "bias")])
+def test_a_flipped_bit_of_a_channel_names_its_layer(part, kind, mixed, path):
+    name = mixed.blueprint.graph.layers[3].name
+    flip(path, f"{name}.{part}", 4, 0)
+    found = verify(mixed, path)
+    assert found.first_difference == name
+    assert all(kind in problem for problem in found.problems)
+
+
+def test_padding_bits_mean_nothing(draft, case_of, tmp_path):
+    d = draft(1, 5, 5)
+    d.conv(3, 1)
+    d.global_pool()
+    d.flatten()
+    case = case_of(d.graph(), (3, 4))
+    path = write_onnx(case.program, tmp_path / "n.onnx")
+    flip(path, f"{case.blueprint.graph.layers[0].name}.packed", 1, 7)  # 9 of 16 bits are used
+    assert verify(case, path).ok
+
+
+def test_outputs_alone_can_differ(mixed, path):
+    """A change that no stored parameter shows: a clip in the middle."""
+    model = onnx.load(path)
+    clip = next(node for node in model.graph.node if node.op_type == "Clip" and "conv" in node.output[0])
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.UINT8, [], [1]))
+    clip.input[2] = "one"
+    onnx.save(model, path)
+    found = verify(mixed, path)
+    assert not found.ok
+    assert found.first_difference == clip.output[0].removesuffix(".y")
+    assert "outputs differ" in found.problems[0]
+
+
+def test_a_float_convolution_is_reported(mixed, path):
+    model = onnx.load(path)
+    nodes = model.graph.node
+    at, node = next((i, node) for i, node in enumerate(nodes) if node.op_type == "QLinearConv")
+    x, x_step, x_zero, w, w_scale, _, y_step, y_zero, bias = node.input
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    make = helper.make_node
+    model.graph.initializer.append(helper.make_tensor("f.shape", TensorProto.INT64, [3], [-1, 1, 1]))
+    model.graph.initializer.append(helper.make_tensor("f.low", TensorProto.FLOAT, [], [0.0]))
+    model.graph.initializer.append(helper.make_tensor("f.high", TensorProto.FLOAT, [], [255.0]))
+    replacement = [
+        *(make("Cast", [a], [f"f.{b}"], to=TensorProto.FLOAT) for a, b in ((x, "x"), (x_zero, "z"), (w, "w"))),
+        *(make("Cast", [a], [f"f.{b}"], to=TensorProto.FLOAT) for a, b in ((bias, "b"), (y_zero, "yz"))),
+        make("Sub", ["f.x", "f.z"], ["f.c"]),
+        make("Conv", ["f.c", "f.w", "f.b"], ["f.s"], name=node.name, **attributes),
+        make("Mul", [w_scale, x_step], ["f.a"]),
+        make("Div", ["f.a", y_step], ["f.d"]),
+        make("Reshape", ["f.d", "f.shape"], ["f.m"]),
+        make("Mul", ["f.s", "f.m"], ["f.p"]),
+        make("Round", ["f.p"], ["f.r"]),
+        make("Add", ["f.r", "f.yz"], ["f.o"]),
+        make("Clip", ["f.o", "f.low", "f.high"], ["f.q"]),
+        make("Cast", ["f.q"], list(node.output), to=TensorProto.UINT8),
+    ]
+    rest = [*nodes[:at], *replacement, *nodes[at + 1 :]]
+    del nodes[:]
+    nodes.extend(rest)
+    onnx.save(model, path)
+    found = verify(mixed, path)
+    assert found.float_layers == 1
+    assert found.integer_layers == len(mixed.program.weighted) - 1
+    assert f"layer {node.name!r} did not run as an integer kernel" in found.problems
+    assert any("ran in floating point: " in problem for problem in found.problems)
+
+
+def test_another_simulation_is_noticed(mixed, case_of, residual, path):
+    other = case_of(residual, (4, 4), seed=9, images=1)
+    found = verify_onnx(path, other.frozen, mixed.program, mixed.images, mixed.labels, levels=["all"])
+    assert found.agreement < 0.9
+    assert "simulation and reference predict different classes" in found.problems[0]
+
+
+def test_metadata_of_another_network_is_noticed(mixed, path):
+    model = onnx.load(path)
+    next(entry for entry in model.metadata_props if entry.key == "preprocessing").value = "{}"
+    onnx.save(model, path)
+    assert [problem for problem in verify(mixed, path).problems if "preprocessing" in problem]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.3, 0.5, 0.9, -1])
+def test_a_truncated_file_is_one_clear_error(keep, mixed, path):
+    data = path.read_bytes()
+    keep = int(len(data) * keep) if 0 < keep < 1 else keep
+    path.write_bytes(data[:keep])
+    with pytest.raises(VerifyError, match=r"network\.onnx"):
+        verify(mixed, path)
+
+
+def test_files_that_are_no_networks(mixed, path, case_of, draft):
+    path.write_bytes(b"\x89PNG\r\n" + bytes(range(256)))
+    with pytest.raises(VerifyError, match=r"network\.onnx"):
+        verify(mixed, path)
+    with pytest.raises(VerifyError, match="can't read"):
+        verify(mixed, path.with_name("none.onnx"))
+    d = draft(3, 12, 12)
+    d.conv(5)
+    d.flatten()
+    write_onnx(case_of(d.graph()).program, path)
+    with pytest.raises(VerifyError, match="of another network"):
+        verify(mixed, path)
+
+
+def test_no_images_or_labels(mixed, path):
+    with pytest.raises(VerifyError, match="0 and 60"):
+        verify_onnx(path, mixed.frozen, mixed.program, mixed.images[:0], mixed.labels)
+    assert np.isfinite(verify(mixed, path, levels=["all"]).agreement)
