@@ -68,6 +68,8 @@ def test_every_number_fits_its_type(layer):
     assert largest < 2**31
     if folded.shift:
         assert largest < ACCUMULATOR
+        # Two products of stored u8 inputs and shifted weights fit 16 bits.
+        assert 2 * int(np.abs(folded.weight.astype(int)).max()) * (layer["grid"].hi - layer["grid"].lo) <= 32767
     assert folded.codes.shape == codes.shape
 
 
@@ -110,7 +112,8 @@ def test_the_shift_is_the_largest(layer):
     more = folded.shift + 1
     reach = codes.sum(1) * largest_input(layer["grid"])
     doubled = reach * 2**more + 2.0 * np.abs(folded.bias)
-    assert codes.max() * 2**more > 127 or doubled.max() >= ACCUMULATOR * (1 - 2**-9)
+    pair = 2 * codes.max() * 2**more * (layer["grid"].hi - layer["grid"].lo)
+    assert codes.max() * 2**more > 127 or pair > 32767 or doubled.max() >= ACCUMULATOR * (1 - 2**-9)
 
 
 @given(layers(), st.integers(0, 99))

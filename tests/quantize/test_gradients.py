@@ -1,7 +1,8 @@
 """Gradients against finite differences of the straight-through surrogate, worked out in numpy and float64.
 
 The surrogate of y = s q(x / s) holds the rounding error fixed: with c(x, s) = clip(x / s, lo, hi) and d = q - c at the
-point of interest, y'(x, s) = s (c(x, s) + d), whose derivatives are what LSQ's eqs. 2 and 3 state.
+point of interest, y'(x, s) = s (c(x, s) + d), whose derivatives are what LSQ's eqs. 2 and 3 state. What is learned is log s,
+with dL/dlog s = s dL/ds, of activations a tenth of it.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def test_lsq_weight(bits, per_filter):
     lo, hi = (-1, 1) if bits == 1 else (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1)
     raw = torch.tensor([0.3, 0.5, 0.9]).double().view(3, 1, 1, 1) if per_filter else torch.full((1, 1, 1, 1), 0.4)
     with torch.no_grad():
-        quantizer.raw_step.copy_(raw)
-    x = torch.cat([away_from_kinks((1, 4, 2, 2), float(s) + 1e-8, lo, hi, 7) for s in raw.expand(3, 1, 1, 1)])
+        quantizer.log_step.copy_(raw.log())
+    x = torch.cat([away_from_kinks((1, 4, 2, 2), float(s), lo, hi, 7) for s in raw.expand(3, 1, 1, 1)])
     x.requires_grad_()
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (quantizer(x) * weight).sum().backward()
@@ -57,24 +58,22 @@ def test_lsq_weight(bits, per_filter):
     by_x, by_step = slopes(x.detach().numpy(), step, lo, hi, bits == 1)
     assert x.grad is not None
     assert np.allclose(x.grad.numpy(), weight.numpy() * by_x, atol=1e-6)
-    by_step = by_step * weight.numpy()
-    count = 16 if per_filter else 48
-    summed = by_step.reshape(3, -1).sum(1) if per_filter else by_step.sum()
-    grad = quantizer.raw_step.grad
+    by_log = (by_step * weight.numpy() * step).reshape(3, -1)
+    grad = quantizer.log_step.grad
     assert grad is not None
-    assert np.allclose(grad.numpy().reshape(-1), summed / np.sqrt(count * hi), atol=1e-6)
+    assert np.allclose(grad.numpy().reshape(-1), by_log.sum(1) if per_filter else by_log.sum(), atol=1e-6)
 
 
 def test_lsq_by_hand():
     """Eq. 2 of the paper: -v/s + round(v/s) inside, -Qn or Qp outside."""
     quantizer = LsqActivation(2, signed=False).double()
     with torch.no_grad():
-        quantizer.raw_step.fill_(0.5 - 1e-8)
+        quantizer.log_step.fill_(np.log(0.5))
     x = torch.tensor([[-1.0, 0.2, 0.3, 1.1, 9.0]], dtype=torch.float64)
     for value, expected in zip(x[0], (0, -0.4, 0.4, -0.2, 3), strict=True):
         quantizer.zero_grad()
         quantizer(value.view(1, 1)).sum().backward()
-        assert float(quantizer.raw_step.grad) == pytest.approx(expected / np.sqrt(3))
+        assert float(quantizer.log_step.grad) == pytest.approx(0.1 * 0.5 * expected)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -91,8 +90,8 @@ def test_activations(bits, signed, kind):
         quantizer = GaussianActivation(bits, signed=signed, unit_variance=True).double()
     if kind != "gaussian":
         with torch.no_grad():
-            quantizer.raw_step.fill_(0.25)
-    step = 0.25 + 1e-8 if kind != "gaussian" else float(quantizer.step(torch.zeros(1, dtype=torch.float64)))
+            quantizer.log_step.fill_(np.log(0.25))
+    step = 0.25 if kind != "gaussian" else float(quantizer.step(torch.zeros(1, dtype=torch.float64)))
     x = away_from_kinks((4, 30), step, lo, hi, bits).requires_grad_()
     y = quantizer(x, signed) if kind == "stream" else quantizer(x)
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -101,9 +100,9 @@ def test_activations(bits, signed, kind):
     assert x.grad is not None
     assert np.allclose(x.grad.numpy(), weight.numpy() * by_x, atol=1e-6)
     assert {0.0, 1.0} == set(np.round(by_x, 6).reshape(-1))
-    if kind != "gaussian":  # N counts one input, not the batch of 4
-        expected = (weight.numpy() * by_step).sum() / np.sqrt(30 * hi)
-        assert float(quantizer.raw_step.grad) == pytest.approx(expected, abs=1e-6)
+    if kind != "gaussian":
+        expected = 0.1 * step * (weight.numpy() * by_step).sum()
+        assert float(quantizer.log_step.grad) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

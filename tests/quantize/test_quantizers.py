@@ -20,7 +20,7 @@ from torch import Tensor
 from bitsmith.quantize import GaussianActivation, GaussianWeight, Grid, LsqActivation, LsqWeight, Quantizer
 from bitsmith.quantize.gaussian import ACTIVATION_STEPS, WEIGHT_STEPS
 from bitsmith.quantize.lsq import best_step, lsq
-from bitsmith.quantize.quantizer import TINY, ActivationQuantizer
+from bitsmith.quantize.quantizer import ActivationQuantizer
 
 BITS = range(1, 9)
 N = 4000
@@ -166,7 +166,7 @@ def spread(shape: tuple[int, ...], *, least: float = -4.0) -> Tensor:
 
 
 class TestLsqWeight(QuantizerContract):
-    cases = [(bits, per_filter) for bits in BITS for per_filter in (True, False)]
+    cases = [*((bits, True) for bits in BITS), (1, False), (4, False)]
 
     def make(self, case):
         return LsqWeight(case[0], (2, N // 2, 1, 1), per_filter=case[1])
@@ -211,7 +211,7 @@ class TestGaussianWeight(QuantizerContract):
 
 
 class TestGaussianActivation(QuantizerContract):
-    cases = [(bits, signed, unit) for bits in BITS for signed in (True, False) for unit in (True, False)]
+    cases = [*((b, signed, False) for b in BITS for signed in (True, False)), (1, True, True), (4, False, True)]
 
     def make(self, case):
         return GaussianActivation(case[0], signed=case[1], unit_variance=case[2])
@@ -335,17 +335,21 @@ def test_one_bit_starts_at_the_mean_magnitude():
     w = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     quantizer = LsqWeight(1, (3, 50))
     quantizer.calibrate(w)
-    assert torch.allclose(quantizer.step(w)[:, 0], w.abs().mean(1) + TINY)
+    assert torch.allclose(quantizer.step(w)[:, 0], w.abs().mean(1))
 
 
 def test_steps_never_reach_zero():
+    """Whatever an optimizer does to them."""
     quantizer = LsqWeight(4, (2, 3))
-    with torch.no_grad():
-        quantizer.raw_step.copy_(torch.tensor([[0.0], [-0.5]]))
-    w = torch.randn(2, 3)
-    assert (quantizer.step(w) > 0).all()
-    assert float(quantizer.step(w)[1].detach()) == pytest.approx(0.5)
-    assert quantizer(w).isfinite().all()
+    w = torch.randn(2, 3, requires_grad=True)
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        quantizer(w).square().sum().backward()  # pulls the steps down
+        optimizer.step()
+        assert (quantizer.step(w) > 0).all()
+        assert quantizer(w).isfinite().all()
+    assert (quantizer.step(w) < 1).all()
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace", "uniform", "bimodal", "outlier"])
@@ -385,16 +389,16 @@ def test_best_step_of_rows_is_independent():
     assert torch.allclose(scaled, 4 * together, rtol=1e-6)  # a power of two changes no rounding
 
 
-def test_compiled_equals_eager():
-    """One compiled pass over all kinds of quantizers at once: values and gradients."""
+def test_compiled_equals_eager(full):
+    """One compiled pass over several kinds of quantizers at once: values and gradients."""
     quantizers = [
         LsqWeight(1, (8, 40)),
-        LsqWeight(3, (8, 40)),
         LsqActivation(4, signed=False),
-        LsqActivation(8, signed=True),
         GaussianWeight(4),
-        GaussianActivation(2, signed=False, unit_variance=True),
     ]
+    if full:
+        quantizers += [LsqWeight(3, (8, 40)), LsqActivation(8, signed=True)]
+        quantizers += [GaussianActivation(2, signed=False, unit_variance=True)]
     x = torch.randn(8, 40, generator=torch.Generator().manual_seed(0))
     for quantizer in quantizers:
         quantizer.calibrate(x)

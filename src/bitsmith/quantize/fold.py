@@ -6,8 +6,9 @@ A frozen layer computes, with integer weights w (codes times 2^k), input step sx
     bias_c = rint(stored_c * granule / half_c),
 
 where half_c is a float16 and stored_c an int16: four bytes per channel. The granule (a power of two, one per layer)
-makes 16 bits cover the largest bias of the layer. k is the largest shift that keeps w in int8 and every accumulator
-below 2^24: a low-bit input has so coarse an accumulator unit that an unshifted bias could not be represented.
+makes 16 bits cover the largest bias of the layer. k is the largest shift that keeps pairs of products in 16 bits and
+every accumulator below 2^24: a low-bit input has so coarse an accumulator unit that an unshifted bias could not be
+represented.
 A negative BatchNorm gamma flips the filter's sign, which the symmetric weight grids allow. A channel whose scale is
 zero or whose bias would pass 2^24 (gamma near 0) is frozen constant.
 """
@@ -88,7 +89,7 @@ def fold(
     Raises:
         ExportError: a number is not finite.
     """
-    if not (np.isfinite(step).all() and np.isfinite(bias).all()):
+    if not all(np.isfinite(numbers).all() for numbers in (codes, step, bias)):
         raise ExportError(f"layer {name!r} has weights, steps or BatchNorm statistics that are not finite")
     rows = codes.reshape(len(codes), -1).astype(np.int64)
     rows = rows * np.where(step < 0, -1, 1)[:, None]
@@ -99,13 +100,16 @@ def fold(
         bias_units = np.where(step > 0, np.abs(bias) / (step * input.step), np.inf)
     constant = bias_units >= ACCUMULATOR
     # The layer's scale is its largest, but never so small that the bias of a constant channel leaves the accumulator.
-    top = max(step[~constant].max(initial=0.0), 2 * np.abs(bias).max() / (ACCUMULATOR * input.step)) or 1.0
+    top = max(step[~constant].max(initial=0.0), 2 * np.abs(bias).max() / (ACCUMULATOR * input.step))
+    top = top if top >= 2.0**-100 else 1.0
     constant |= step < top * 2.0**-14  # float16 holds a scale only so far below the layer's largest
     rows[constant] = 0
     reach = np.abs(rows).sum(1) * largest_input
     widest = max(1, int(np.abs(rows).max()))
     part = np.where(constant, 1.0, step / top).astype(np.float16)
-    for shift in reversed([k for k in range(7) if widest * 2**k <= 127]):
+    # Shifted weights stay so small that two products fit 16 bits, which x86 machines without VNNI need.
+    roof = min(127, 32767 // (2 * (input.hi - input.lo)))
+    for shift in reversed([k for k in range(7) if k == 0 or widest * 2**k <= roof]):
         layer_scale = np.float32(top / 2**shift)
         units = bias / (np.float64(layer_scale) * input.step)
         granule = np.float32(2.0 ** np.ceil(np.log2(max(np.abs(units).max() / 32767, 2.0**-40))))
@@ -163,8 +167,10 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
     """A copy of a trained network as it will be written: every layer folded to stored integers, ready to evaluate.
 
     Raises:
-        ExportError: a layer is float (32 bits), or holds numbers that are not finite.
+        ExportError: a layer or the streams are float (32 bits), or a layer holds numbers that are not finite.
     """
+    if network.stream_bits == FLOAT and network.grids.stream:
+        raise ExportError("the streams between layers are float; build the network with stream_bits=8 to freeze it")
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     for node in network.graph.nodes:
         if node.op not in ("conv", "linear", "affine"):

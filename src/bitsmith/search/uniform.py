@@ -70,5 +70,6 @@ class Random:
     def search(self, problem: Problem) -> Found:
         started = time.monotonic()
         generator = numpy_generator(problem.seed, "random search")
-        best = random_inside(problem.space, problem.budgets, generator, tries=self.tries)
+        drawn = random_inside(problem.space, problem.budgets, generator, tries=self.tries)
+        best = fill(problem.space, drawn, problem.budgets)
         return Found(best=best, method=self.name, seconds=time.monotonic() - started)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +102,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a checkpoint of this version, or not whole")
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file makes torch's reader raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"the checkpoint {path} is damaged ({reason}); delete it to start this stage again") from error

@@ -1,0 +1,104 @@
+"""The command line in processes of its own: output, exit codes, one message per error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def bitsmith(*arguments, cwd=None, check=0):
+    """Run a command; assert its exit code and that no traceback was shown."""
+    command = [sys.executable, "-c", "from bitsmith.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=280)
+    assert done.returncode == check, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_stages_one_by_one(tmp_path):
+    """search -> train -> export -> verify -> report on the user's own module, found in the current directory."""
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2),\n"
+        "                         nn.ReLU(), nn.Flatten(), nn.Linear(32, 7))\n"
+    )
+    found = bitsmith(
+        *("search", "--model", "nets:make", "--data", "digits", "--budget", "weights=600B", "--budget", "bitops=20M"),
+        *("--weight-bits", "2,4,8", "--epochs", "1", "--train-epochs", "1", "--out", "a", "--json"),
+        cwd=tmp_path,
+    )
+    rows = json.loads(found.stdout)
+    assert [row["name"] for row in rows] == ["composite", "uniform", "uniform+fill"]
+    assert all(row["costs"]["weights"] <= 600 for row in rows)
+    (tmp_path / "nets.py").unlink()  # from here on its author's code is not needed
+    bitsmith("train", "a", "--quiet", cwd=tmp_path)
+    bitsmith("export", "a", "--to", "onnx", cwd=tmp_path)
+    verified = json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path).stdout)
+    assert verified["ok"]
+    for artefact in verified["artefacts"]:
+        assert artefact["ok"]
+        assert artefact["equal_outputs"] == artefact["images"] == 359
+        assert artefact["float_layers"] == 0
+        assert artefact["integer_layers"] == 3
+        assert 0 <= artefact["accuracy"] <= 1
+    bitsmith("report", "a", cwd=tmp_path)
+    assert (tmp_path / "a" / "report.html").stat().st_size > 100_000
+    spoiled = tmp_path / "a" / "composite-weights_600B-bitops_20M" / "model.onnx"
+    spoiled.write_bytes(b"no model")
+    assert "model.onnx" in bitsmith("verify", "a", "--json", cwd=tmp_path, check=1).stderr
+
+
+def test_cost_prints_the_published_counts():
+    costs = json.loads(bitsmith("cost", "--model", "resnet8", "--input", "3x32x32", "--json").stdout)
+    assert costs["macs"] == 12_501_632
+    assert costs["weight_bytes"] == 77_360
+    assert {"params", "macs", "bitops", "weight_bytes", "size_bytes", "ram_bytes"} <= set(costs)
+
+
+def test_check_says_what_binds_and_how_long():
+    options = ("check", "--model", "resnet8_slim", "--data", "digits", "--weight-bits", "2,4", "--json")
+    fine = json.loads(bitsmith(*options, "--budget", "size=9kB").stdout)
+    assert fine["ok"]
+    assert fine["budgets"][0]["state"] == "binds"
+    assert fine["seconds"]["total"] > 0
+    refused = json.loads(bitsmith(*options, "--budget", "size=1kB", "--budget", "ram=10B", check=1).stdout)
+    assert [row["state"] for row in refused["budgets"]] == ["out of reach", "out of reach"]
+    assert "whatever the bits are" in refused["problem"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["frobnicate"], 2, "No such command"),
+        (["run", "missing.yaml"], 1, "can't read the recipe missing.yaml"),
+        (["verify", "nowhere"], 1, "not a run folder"),
+        (["cost", "--model", "resnet8", "--input", "3x32"], 1, "can't read the input shape '3x32'"),
+        (["cost", "--model", "nosuch"], 1, "give the input's shape"),
+        (["cost"], 1, "give --model"),
+        (
+            ["search", "--model", "resnet8", "--data", "digits", "--budget", "size=5kB", "--out", "x", "--quiet"],
+            1,
+            "size is at least",
+        ),
+        (
+            ["search", "--model", "resnet8", "--data", "npy:nowhere", "--budget", "size=50kB", "--out", "x"],
+            1,
+            "nowhere",
+        ),
+        (
+            ["search", "--model", "resnet8", "--data", "digits", "--budget", "size=50kB", "--out", "x", "--pin", "fc"],
+            1,
+            "can't read the pin 'fc'",
+        ),
+    ],
+)
+def test_errors_are_one_message(tmp_path, arguments, code, words):
+    done = bitsmith(*arguments, cwd=tmp_path, check=code)
+    assert words in done.stderr.replace("\n", " ")
+
+
+def test_version_and_help():
+    assert bitsmith("--version").stdout.strip() == "0.1.0"
+    assert "search" in bitsmith("--help").stdout

@@ -1,0 +1,109 @@
+"""The Python face, as a user with a module and loaders of their own would use it."""
+
+import bitsmith as bs
+import pytest
+import torch
+from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
+from bitsmith.search import Composite
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Own(nn.Module):
+    """A user's network in functional style, with a residual add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.classifier = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return self.classifier(torch.relu(self.norm(self.second(x)) + x).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return bs.open_data("digits")
+
+
+@pytest.fixture(scope="module")
+def space(digits):
+    torch.manual_seed(0)
+    return bs.precision_space(Own(), digits, weight_bits=(2, 4, 8), activation_bits=(4, 8))
+
+
+def test_the_whole_job_in_python(digits, space, tmp_path):
+    task = bs.Task(data=digits)
+    plan = bs.TrainPlan(epochs=2, batch_size=64, lr=0.1)
+    method = Composite(plan=plan, norm_batches=2, loss_batches=1)
+    found = bs.search(task, space, method, budgets=["weights=500B", "bitops=2M"])
+    assert found.costs["weights"] <= 500
+    assert found.costs["bitops"] <= 2e6
+    net = bs.train(task, found.best, plan, state=found.state)
+    files = bs.export(net, tmp_path)
+    checked = bs.verify(files, digits.test)
+    assert checked.ok, checked.problems
+    again = bs.load(tmp_path)
+    x, _ = next(digits.test.batches(batch_size=64))
+    assert torch.equal(again(x), net(x))
+
+
+def test_an_own_training_loop_and_own_loaders(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 3, 8, 8, generator=generator)
+    y = (x.mean((1, 2, 3)) > 0).long()
+    loader = DataLoader(TensorDataset(x, y), batch_size=32)
+    data = bs.from_loaders(train=loader, validation=loader, test=loader, classes=["low", "high"])
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
+    space = bs.precision_space(module, data, weight_bits=(3,), activation_bits=(8,))
+    net = bs.build(space.uniform(3, 8))
+    bs.calibrate(net, data.train)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(3):
+        for batch, labels in loader:
+            loss = nn.functional.cross_entropy(net(batch), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    checked = bs.verify(bs.export(net, tmp_path), data.test)
+    assert checked.ok, checked.problems
+    assert checked.accuracy_reference > 0.8
+
+
+def test_searches_can_not_read_the_test_split(digits, space):
+    class Peeking:
+        name, epochs = "peeking", 0
+
+        def search(self, problem):
+            return len(problem.task.data.test)
+
+    with pytest.raises(ValueError, match="only for the final evaluation"):
+        bs.search(bs.Task(data=digits), space, Peeking(), budgets=["size=20kB"])
+
+
+def test_refusals(digits, space, tmp_path):
+    task = bs.Task(data=digits)
+    with pytest.raises(BudgetError, match="at least"):
+        bs.search(task, space, bs.Uniform(), budgets=["weights=10B"])
+    with pytest.raises(BudgetError, match="at least one budget"):
+        bs.search(task, space, bs.Uniform(), budgets=[])
+    with pytest.raises(RecipeError, match="unknown target"):
+        bs.search(task, space, bs.Uniform(), budgets=["size=20kB"], target="toaster")
+    with pytest.raises(ExportError, match="unknown format"):
+        bs.export(bs.build(space.template), tmp_path, formats=["tflite"])
+    with pytest.raises(RunError, match="missing"):
+        bs.verify(tmp_path / "nothing", digits.test)
+    floats = bs.precision_space(Own(), digits, weight_bits=(32,), activation_bits=(32,), ends=32)
+    with pytest.raises(RecipeError, match="can't hold weight bits"):
+        bs.search(task, floats, bs.Uniform(), budgets=["size=20kB"])
+    with pytest.raises(ExportError, match="is float"):
+        bs.export(bs.build(floats.uniform(32, 32)), tmp_path)
+
+
+def test_public_names_are_there_and_no_others():
+    assert all(hasattr(bs, name) for name in bs.__all__)
+    assert sorted(bs.__all__) == bs.__all__

@@ -1,0 +1,78 @@
+"""Recipes: what is read, what is refused and with which words."""
+
+from pathlib import Path
+
+import pytest
+from bitsmith.errors import RecipeError
+from bitsmith.recipe import dump_recipe, make_method, parse_recipe, read_recipe
+from bitsmith.search import Composite
+
+LEAST = {"model": {"spec": "resnet8"}, "data": {"source": "digits"}, "budgets": "size=20kB"}
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid_and_survive_yaml(path, tmp_path):
+    recipe = read_recipe(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe))
+    assert read_recipe(copy) == recipe
+
+
+def test_there_are_shipped_recipes():
+    assert {"demo", "digits-composite"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"),
+    [
+        ("size=20kB", [["size=20kB"]]),
+        (["size=20kB", "size=10kB"], [["size=20kB"], ["size=10kB"]]),
+        ([["size=20kB", "bitops=1G"]], [["size=20kB", "bitops=1G"]]),
+    ],
+)
+def test_budgets_are_one_line_per_network(budgets, expected):
+    assert parse_recipe(LEAST | {"budgets": budgets}, "here").budgets == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budgets": []}, "at least one budget"),
+        ({"budgets": "size=20parsec"}, "size in 'size=20parsec' can't be in 'parsec'"),
+        ({"budgets": "sice=20kB"}, "unknown cost 'sice'"),
+        ({"method": {"name": "composit"}}, "unknown method 'composit'; known are composite"),
+        ({"method": {"name": "composite", "epochs": 3}}, "epochs: Unexpected keyword argument"),
+        ({"method": {"name": "composite", "plan": {"lrr": 3}}}, "plan.lrr: Unexpected keyword argument"),
+        ({"method": {"name": "nowhere.at.all:Thing"}}, "can't be imported"),
+        ({"method": {"name": "pathlib:Path"}}, "method"),
+        ({"train": {"epoch": 3}}, "train.epoch: Unexpected keyword argument"),
+        ({"target": "toaster"}, "unknown target 'toaster'"),
+        ({"fixed": ["w9a8"]}, "fixed.0"),
+        ({"colour": 1}, "colour: Extra inputs are not permitted"),
+        ({"task": {"metric": "f2"}}, "unknown metric 'f2'; known are accuracy"),
+    ],
+)
+def test_refusals_name_field_and_reason(change, words):
+    with pytest.raises(RecipeError, match=words.replace("(", r"\(")) as caught:
+        parse_recipe(LEAST | change, "here.yaml")
+    assert str(caught.value).startswith("here.yaml: ")
+
+
+def test_method_settings_reach_the_method():
+    method = make_method({"name": "composite", "plan": {"epochs": 3}, "temperature": [1.0, 0.2]})
+    assert isinstance(method, Composite)
+    assert (method.epochs, method.temperature, method.plan.lr) == (3, (1.0, 0.2), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1, 2]", "must be a mapping"), ("a: [", "not YAML"), ("!!python/object/apply:os.system ['true']", "not YAML")],
+)
+def test_files_that_are_no_recipes(tmp_path, text, words):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        read_recipe(file)
+    with pytest.raises(RecipeError, match="can't read the recipe"):
+        read_recipe(tmp_path / "missing.yaml")
