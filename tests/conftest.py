@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 FULL = os.environ.get("BITSMITH_TESTS") == "full"
 
-_common = dict(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+_common = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("reduced", max_examples=25, **_common)
 settings.register_profile("full", max_examples=300, **_common)
 settings.load_profile("full" if FULL else "reduced")

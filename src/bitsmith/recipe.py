@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from bitsmith.blueprint import Budget
 from bitsmith.cost import TARGETS
@@ -124,6 +133,15 @@ class Recipe(_Section):
     def _buildable(cls, value: dict[str, Any]) -> dict[str, Any]:
         make_method(value)
         return value
+
+    @model_validator(mode="after")
+    def _can_start(self) -> Recipe:
+        if self.start == "float" and self.float_plan is None and self.model.weights is None:
+            raise ValueError(
+                "start: float needs a trained float network: give float_plan or model.weights, "
+                "or start from the search or from scratch"
+            )
+        return self
 
     def budget_sets(self) -> list[tuple[Budget, ...]]:
         """The budgets, parsed; one tuple per network wanted."""

@@ -1,22 +1,40 @@
-"""The command line in processes of its own: output, exit codes, one message per error."""
+"""The command line: output, exit codes, one message per error."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 
-
-def bitsmith(*arguments, cwd=None, check=0):
-    """Run a command; assert its exit code and that no traceback was shown."""
-    command = [sys.executable, "-c", "from bitsmith.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=280)
-    assert done.returncode == check, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+from bitsmith.cli import main
 
 
-def test_the_stages_one_by_one(tmp_path):
+@pytest.fixture
+def bitsmith(monkeypatch, capsys):
+    """A function that runs a command in this process and asserts its exit code."""
+
+    def run(*arguments, cwd=None, check=0):
+        monkeypatch.setattr(sys, "argv", ["bitsmith", *map(str, arguments)])
+        old, before = signal.getsignal(signal.SIGINT), os.getcwd()
+        os.chdir(cwd or before)
+        try:
+            with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
+                main()
+        finally:
+            os.chdir(before)
+            signal.signal(signal.SIGINT, old)
+        stdout, stderr = capsys.readouterr()
+        assert (stopped.value.code or 0) == check, stderr
+        return SimpleNamespace(stdout=stdout, stderr=stderr)
+
+    return run
+
+
+def test_the_stages_one_by_one(bitsmith, tmp_path):
     """search -> train -> export -> verify -> report on the user's own module, found in the current directory."""
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
@@ -50,14 +68,14 @@ def test_the_stages_one_by_one(tmp_path):
     assert "model.onnx" in bitsmith("verify", "a", "--json", cwd=tmp_path, check=1).stderr
 
 
-def test_cost_prints_the_published_counts():
+def test_cost_prints_the_published_counts(bitsmith):
     costs = json.loads(bitsmith("cost", "--model", "resnet8", "--input", "3x32x32", "--json").stdout)
     assert costs["macs"] == 12_501_632
     assert costs["weight_bytes"] == 77_360
     assert {"params", "macs", "bitops", "weight_bytes", "size_bytes", "ram_bytes"} <= set(costs)
 
 
-def test_check_says_what_binds_and_how_long():
+def test_check_says_what_binds_and_how_long(bitsmith):
     options = ("check", "--model", "resnet8_slim", "--data", "digits", "--weight-bits", "2,4", "--json")
     fine = json.loads(bitsmith(*options, "--budget", "size=9kB").stdout)
     assert fine["ok"]
@@ -94,11 +112,43 @@ def test_check_says_what_binds_and_how_long():
         ),
     ],
 )
-def test_errors_are_one_message(tmp_path, arguments, code, words):
+def test_errors_are_one_message(bitsmith, tmp_path, arguments, code, words):
     done = bitsmith(*arguments, cwd=tmp_path, check=code)
     assert words in done.stderr.replace("\n", " ")
 
 
-def test_version_and_help():
+def test_version_and_help(bitsmith):
     assert bitsmith("--version").stdout.strip() == "0.1.0"
     assert "search" in bitsmith("--help").stdout
+
+
+def test_as_a_process_of_its_own(tmp_path):
+    """Errors are one line without a traceback; Ctrl-C says that the same command goes on."""
+    command = [sys.executable, "-c", "from bitsmith.cli import main; main()"]
+    done = subprocess.run([*command, "verify", "nowhere"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: nowhere is not a run folder")
+    options = [
+        "search",
+        "--model",
+        "resnet8",
+        "--data",
+        "digits",
+        "--budget",
+        "size=50kB",
+        "--epochs",
+        "200",
+        "--out",
+        "x",
+    ]
+    running = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert running.stderr is not None
+    for line in running.stderr:  # the estimate is printed right before the search starts
+        if "networks" in line:
+            running.send_signal(signal.SIGINT)
+            break
+    rest = running.stderr.read()
+    assert running.wait(timeout=60) == 130
+    assert "interrupted; what was finished is kept" in rest.replace("\n", " ")
+    assert "Traceback" not in rest

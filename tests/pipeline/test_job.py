@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+
 from bitsmith import pipeline
 from bitsmith.errors import RunError
 from bitsmith.pipeline import RunFolder

@@ -1,12 +1,13 @@
 """The Python face, as a user with a module and loaders of their own would use it."""
 
-import bitsmith as bs
 import pytest
 import torch
-from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
-from bitsmith.search import Composite
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+import bitsmith as bs
+from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
+from bitsmith.search import Composite
 
 
 class Own(nn.Module):

@@ -40,15 +40,15 @@ def layers(draw: st.DrawFn):
     size = draw(st.sampled_from([1e-9, 1e-3, 1.0, 1e4]))
     steps = st.one_of(st.floats(-1.0, 1.0), st.sampled_from([0.0, -0.0, 1e-7, 1e-12, -1e-3, 1.0]))
     biases = st.one_of(st.floats(-100.0, 100.0), st.sampled_from([0.0, 1e-9, 1e6, -1e6]))
-    return dict(
-        seed=draw(st.integers(0, 99)),
-        bits=bits,
-        odd=bits < 8 and draw(st.booleans()),
-        inputs=draw(st.sampled_from([1, 9, 27, 600])),
-        step=[size * draw(steps) for _ in range(channels)],
-        bias=[draw(biases) for _ in range(channels)],
-        grid=draw(st.sampled_from(GRIDS)),
-    )
+    return {
+        "seed": draw(st.integers(0, 99)),
+        "bits": bits,
+        "odd": bits < 8 and draw(st.booleans()),
+        "inputs": draw(st.sampled_from([1, 9, 27, 600])),
+        "step": [size * draw(steps) for _ in range(channels)],
+        "bias": [draw(biases) for _ in range(channels)],
+        "grid": draw(st.sampled_from(GRIDS)),
+    }
 
 
 @given(layers())
@@ -211,12 +211,12 @@ def test_full_eight_bit_layers_have_no_shift():
 def test_not_finite(where, value):
     numbers = {"step": np.array([0.1, 0.2]), "bias": np.array([0.0, 1.0])}
     numbers[where][1] = value
-    with pytest.raises(ExportError, match="'conv7'.*not finite"):
+    with pytest.raises(ExportError, match=r"'conv7'.*not finite"):
         fold("conv7", codes=np.ones((2, 3)), bits=2, odd=False, input=GRIDS[0], **numbers)
 
 
 def test_too_wide_for_32_bits():
-    with pytest.raises(ExportError, match="'conv7'.*32 bits"):
+    with pytest.raises(ExportError, match=r"'conv7'.*32 bits"):
         fold(
             "conv7", codes=np.full((1, 70_000), 127.0), step=np.array([0.1]), bits=8, odd=False, bias=np.zeros(1),
             input=GRIDS[0],

@@ -58,8 +58,8 @@ CASES = [
     (graph, weight, activation, quantizer)
     for graph in ("chain", "residual", "every_operator")
     for weight, activation, quantizer in (
-        (1, 8, "lsq"), (2, 2, "lsq"), (3, 1, "lsq"), (4, 8, "lsq"), (8, 8, "lsq"), (2, 4, "gaussian"), (8, 3, "gaussian"),
-        (1, 2, "hwgq"),
+        (1, 8, "lsq"), (2, 2, "lsq"), (3, 1, "lsq"), (4, 8, "lsq"), (8, 8, "lsq"), (2, 4, "gaussian"),
+        (8, 3, "gaussian"), (1, 2, "hwgq"),
     )
 ]  # fmt: skip
 
@@ -193,7 +193,7 @@ def spoiled(what: str) -> Network:
 
 @pytest.mark.parametrize("what", ["step", "gamma", "beta", "mean", "variance"])
 def test_numbers_that_are_not_finite(what):
-    with pytest.raises(ExportError, match="'conv1'.*not finite"):
+    with pytest.raises(ExportError, match=r"'conv1'.*not finite"):
         freeze(spoiled(what), bits_of(graphs.chain((4, 4)), 4, 8))
 
 
@@ -202,7 +202,7 @@ def test_weights_that_are_not_finite():
     network = trained(blueprint)
     with torch.no_grad():
         dict(network.priced())["conv1"].weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ExportError, match="'conv1'.*not finite"):
+    with pytest.raises(ExportError, match=r"'conv1'.*not finite"):
         freeze(network, blueprint)
 
 

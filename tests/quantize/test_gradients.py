@@ -1,8 +1,8 @@
 """Gradients against finite differences of the straight-through surrogate, worked out in numpy and float64.
 
 The surrogate of y = s q(x / s) holds the rounding error fixed: with c(x, s) = clip(x / s, lo, hi) and d = q - c at the
-point of interest, y'(x, s) = s (c(x, s) + d), whose derivatives are what LSQ's eqs. 2 and 3 state. What is learned is log s,
-with dL/dlog s = s dL/ds, of activations a tenth of it.
+point of interest, y'(x, s) = s (c(x, s) + d), whose derivatives are what LSQ's eqs. 2 and 3 state. What is
+learned is log s, with dL/dlog s = s dL/ds, of activations a tenth of it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def test_gradient_of_the_logits_by_finite_differences():
 def test_composite_convolution_is_the_sum_over_all_pairs(groups):
     """sum_ij p_i q_j conv(Q_i(x), Q_j(W)) by twelve convolutions, values and gradients, to 1e-10."""
     node = Node(
-        name="c", op="conv", inputs=("x",), shape=(6, 3, 3), kernel=(3, 3), stride=(2, 2), padding=(1,) * 4, groups=groups
+        name="c", op="conv", inputs=("x",), shape=(6, 3, 3), kernel=(3, 3), stride=(2, 2), padding=(1,) * 4,
+        groups=groups,
     )  # fmt: skip
     layer = Priced(node, 4, quantize_weight=weights((6, 4 // groups, 3, 3)), quantize_input=activations()).double()
     with torch.no_grad():

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+
 from bitsmith.errors import RecipeError
 from bitsmith.recipe import dump_recipe, make_method, parse_recipe, read_recipe
 from bitsmith.search import Composite
 
 LEAST = {"model": {"spec": "resnet8"}, "data": {"source": "digits"}, "budgets": "size=20kB"}
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -50,6 +51,7 @@ def test_budgets_are_one_line_per_network(budgets, expected):
         ({"target": "toaster"}, "unknown target 'toaster'"),
         ({"fixed": ["w9a8"]}, "fixed.0"),
         ({"colour": 1}, "colour: Extra inputs are not permitted"),
+        ({"start": "float"}, "needs a trained float network"),
         ({"task": {"metric": "f2"}}, "unknown metric 'f2'; known are accuracy"),
     ],
 )

@@ -178,14 +178,14 @@ def test_starts_from_float_weights(small, search_task):
             assert not torch.equal(candidate.log_step, torch.zeros_like(candidate.log_step))
 
 
-class Stop(Exception):
+class HaltError(Exception):
     pass
 
 
 def stop_at(step: int, stage: str):
     def watch(event: Event) -> None:
         if stage in event.stage and event.step == step and not event.epoch_end:
-            raise Stop
+            raise HaltError
 
     return watch
 
@@ -194,7 +194,7 @@ def stop_at(step: int, stage: str):
 def test_a_stopped_search_goes_on_to_the_bit(problem, tiny_composite, tiny_found, tmp_path, step, stage):
     """Within an epoch, in the second, and behind the last while sensitivities are measured."""
     whole = tiny_found
-    with pytest.raises(Stop):
+    with pytest.raises(HaltError):
         search(tiny_composite, problem, folder=tmp_path, watch=stop_at(step, stage))
     torch.manual_seed(77)
     resumed = search(tiny_composite, problem, folder=tmp_path)
@@ -207,7 +207,7 @@ def test_a_stopped_search_goes_on_to_the_bit(problem, tiny_composite, tiny_found
 
 
 def test_a_checkpoint_of_another_search(problem, tiny_composite, tmp_path, search_task):
-    with pytest.raises(Stop):
+    with pytest.raises(HaltError):
         search(tiny_composite, problem, folder=tmp_path, watch=stop_at(2, "sensitivities"))
     other = precision(problem.space.template, (2, 4), (2, 4))
     with pytest.raises(RunError, match="don't fit"):
@@ -253,7 +253,7 @@ def test_sensitivities(problem, small, search_task):
     mixed = build_mixed(small)
     calibrate(mixed, search_task.data.train, batches=2)
     before = {k: v.clone() for k, v in mixed.state_dict().items()}
-    settings = dict(norm_batches=2, loss_batches=1, batch_size=64, seed=5)
+    settings = {"norm_batches": 2, "loss_batches": 1, "batch_size": 64, "seed": 5}
     events: list[Event] = []
     found = measure(mixed, search_task, **settings, watch=events.append)
     assert all(torch.equal(before[k], v) for k, v in mixed.state_dict().items())
@@ -286,9 +286,9 @@ def test_sensitivities(problem, small, search_task):
 def test_penalties_are_monotone(small):
     rng = np.random.default_rng(0)
     losses = {
-        name: {"weight": rng.normal(size=len(o.weight)).tolist(), "activation": rng.normal(size=len(o.activation)).tolist()}
+        name: {kind: rng.normal(size=len(getattr(o, kind))).tolist() for kind in ("weight", "activation")}
         for name, o in small.options.items()
-    }  # fmt: skip
+    }
     losses["tail"] = {"weight": [3.0, 1.0, 2.0, 0.5], "activation": [1.0, 1.0, 1.0, 1.0]}
     penalties = to_penalties(small, losses)
     for name, penalty in penalties.items():

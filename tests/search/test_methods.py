@@ -14,7 +14,8 @@ from bitsmith.cost import exact, fits
 from bitsmith.data import open_data
 from bitsmith.errors import BudgetError
 from bitsmith.quantize import build
-from bitsmith.search import Composite, Found, Method, Random, Uniform
+from bitsmith.search import Composite, Found, Method, Random, Uniform, least
+from bitsmith.space import precision
 from bitsmith.train import load_into
 
 
@@ -148,6 +149,17 @@ def test_fill_uses_more_of_the_budget_and_keeps_the_rest(problem, small):
 def test_uniform_is_uniform(problem, small):
     best = Uniform().search(problem).best
     assert best in [small.uniform(w, a) for w in (1, 2, 4, 8) for a in (1, 2, 4, 8)]
+
+
+def test_uniform_says_where_nothing_uniform_fits(again, small, problem):
+    """Narrowing a stream costs a table: the smallest network reads streams at 8 bits and all else at 4."""
+    assert "note" not in Uniform().search(problem).details
+    space = precision(small.template, (2, 4), (4, 8))
+    smallest = least(space, "size")
+    budgets = [Budget(cost=c, limit=exact(c, smallest.graph, smallest.bits)) for c in ("size", "bitops")]
+    found = Uniform().search(again(space=space, budgets=budgets))
+    assert found.best == smallest
+    assert "no uniform bits" in found.details["note"]
 
 
 def test_random_differs_by_seed_and_leaves_no_room(again, small):

@@ -35,7 +35,7 @@ def test_it_learns_digits(digits, two_convs, bits):
         network = build(blueprint.with_bits({**blueprint.bits, **ends}))
         calibrate(network, digits.train)
     history = fit(network, task, dataclasses.replace(PLAN, epochs=6, lr=0.2))
-    metric, loss = evaluate(network, digits.test, task)
+    metric, _ = evaluate(network, digits.test, task)
     assert metric > 0.8
     assert history.curves["loss"][-1] < history.curves["loss"][0] / 2
     assert set(history.curves) == {"loss", "validation_loss", "validation_accuracy", "lr"}
@@ -56,7 +56,7 @@ def test_same_seed_same_weights(task, fresh):
     assert not equal(a, c)
 
 
-class Stop(Exception):
+class HaltError(Exception):
     pass
 
 
@@ -71,10 +71,10 @@ def test_a_stopped_training_goes_on_to_the_bit(task, fresh, tmp_path, optimizer,
 
     def stop(event: Event) -> None:
         if event.step == at and not event.epoch_end:
-            raise Stop
+            raise HaltError
 
     half, path = fresh(), tmp_path / "train.checkpoint"
-    with pytest.raises(Stop):
+    with pytest.raises(HaltError):
         fit(half, task, plan, seed=1, checkpoint=path, watch=stop)
     torch.manual_seed(99)
     resumed, steps = fresh(), []
@@ -105,11 +105,11 @@ def test_dropout_and_running_deviations_resume_too(task, tmp_path, few):
 
     def stop(event: Event) -> None:
         if event.step == 6:
-            raise Stop
+            raise HaltError
 
     whole, half, resumed = network(), network(), network()
     fit(whole, task, PLAN)
-    with pytest.raises(Stop):
+    with pytest.raises(HaltError):
         fit(half, task, PLAN, checkpoint=tmp_path / "c", watch=stop)
     fit(resumed, task, PLAN, checkpoint=tmp_path / "c")
     assert equal(resumed, whole)
@@ -183,7 +183,7 @@ def test_custom_loss_and_metric(few, fresh):
 
 
 def test_unknown_metric(few):
-    with pytest.raises(RecipeError, match="'f1'.*accuracy"):
+    with pytest.raises(RecipeError, match=r"'f1'.*accuracy"):
         Task(data=few, metric="f1")
 
 

@@ -192,7 +192,7 @@ def search(
         "baselines": [] if method in ("uniform", "random") else ["uniform", "uniform+fill"],
         "float_plan": {"epochs": float_epochs} if float_epochs else None,
         "train": {"epochs": train_epochs},
-        "start": "float" if float_epochs or weights else "search",
+        "start": "scratch" if as_published else "float" if float_epochs or weights else "search",
     }
     recipe = override(parse_recipe(values, "the options"), seed=seed, device=device)
     folder = RunFolder.create(out_folder, recipe.model_copy(update={"command": typed_command()}))

@@ -17,7 +17,7 @@ from bitsmith.capture import capture
 from bitsmith.cost import price
 from bitsmith.data import DataSet, default_augment, open_data
 from bitsmith.deploy import Verification
-from bitsmith.errors import CaptureError, DataError, RunError
+from bitsmith.errors import BudgetError, CaptureError, DataError, RunError
 from bitsmith.models import load_model
 from bitsmith.pipeline import verbs
 from bitsmith.pipeline.folder import Entry, RunFolder
@@ -204,17 +204,23 @@ def search(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[s
             folder = job.run.folder(entry)
             if (folder / "entry.json").exists() or (only and entry.name not in only):
                 continue
-            found = verbs.search(
-                job.task,
-                job.space,
-                method,
-                budgets,
-                target=job.recipe.target,
-                float_state=start,
-                seed=job.recipe.seed,
-                folder=folder,
-                watch=watch,
-            )
+            try:
+                found = verbs.search(
+                    job.task,
+                    job.space,
+                    method,
+                    budgets,
+                    target=job.recipe.target,
+                    float_state=start,
+                    seed=job.recipe.seed,
+                    folder=folder,
+                    watch=watch,
+                )
+            except BudgetError as error:
+                if kind == "found":
+                    raise
+                say(f"{entry.title}: left out; {error}")
+                continue
             if found.state is not None:
                 save_state(found.state, folder / "inherited.safetensors")
             entry = dataclasses.replace(

@@ -71,9 +71,20 @@ def summarize(job: Job) -> Record:
         ],
         verification=[check for entry, _ in entries for check in _verifications(run, entry)],
         environment=environment(recipe.seed),
-        notes=list(job.notes),
+        notes=[*job.notes, *_left_out(job, entries)],
         command=recipe.command,
     )
+
+
+def _left_out(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[str]:
+    """Baselines that the recipe asks for and the run doesn't have: there is no network of that kind in the budget."""
+    present = {(entry.name, entry.budget) for entry, _ in entries}
+    return [
+        f"{name} has no network inside {line}, so it isn't compared there"
+        for line in (", ".join(map(str, budgets)) for budgets in job.recipe.budget_sets())
+        for name in job.recipe.baselines
+        if (name, line) not in present
+    ]
 
 
 def environment(seed: int) -> dict[str, str]:

@@ -15,7 +15,10 @@ Rejected: Lagrangian relaxation and greedy ratios leave budget unused; dynamic p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,15 +179,31 @@ def _at_most(matrix: np.ndarray, limits: Any) -> LinearConstraint:
 
 def _milp(objective: np.ndarray, constraints: list[LinearConstraint], upper: Any, whole: int) -> np.ndarray | None:
     """The optimum of an integer program whose first `whole` variables are integers; None if infeasible."""
-    result = milp(
-        objective,
-        integrality=np.arange(len(objective)) < whole,
-        bounds=Bounds(0, upper),
-        constraints=constraints,
-        options={"mip_rel_gap": 0.0},
-    )
+    with _quiet_stdout():
+        result = milp(
+            objective,
+            integrality=np.arange(len(objective)) < whole,
+            bounds=Bounds(0, upper),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0},
+        )
     assert result.status in (_OPTIMAL, _INFEASIBLE), result.message
     return result.x if result.status == _OPTIMAL else None
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Keep standard output clean: HiGHS prints stray lines from C++ whatever its options say."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _chosen(choices: _Choices, solution: np.ndarray | None) -> np.ndarray | None:

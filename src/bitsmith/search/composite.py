@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final
 
 import numpy as np
@@ -34,11 +34,14 @@ from bitsmith.space import Precision
 from bitsmith.train import (
     Event,
     TrainPlan,
+    autocast,
     calibrate,
+    check_same,
     load_checkpoint,
     load_into,
     make_optimizer,
     make_schedule,
+    pick_device,
     save_checkpoint,
 )
 
@@ -152,11 +155,14 @@ def published_penalty(space: Precision, weight: Mapping[str, Tensor], activation
         if FLOAT not in (*space.options[layer.name].weight, *space.options[layer.name].activation)
     ]
     first = complexity(priced[0])
-    total = torch.tensor(0.0, dtype=torch.float64)
+    device = weight[priced[0].name].device
+    total = torch.tensor(0.0, dtype=torch.float64, device=device)
     for layer in priced:
         options = space.options[layer.name]
-        expected_weight = weight[layer.name].double() @ torch.tensor(options.weight, dtype=torch.float64)
-        expected_activation = activation[layer.name].double() @ torch.tensor(options.activation, dtype=torch.float64)
+        weight_bits = torch.tensor(options.weight, dtype=torch.float64, device=device)
+        activation_bits = torch.tensor(options.activation, dtype=torch.float64, device=device)
+        expected_weight = weight[layer.name].double() @ weight_bits
+        expected_activation = activation[layer.name].double() @ activation_bits
         total = total + complexity(layer) / first * expected_weight * expected_activation
     return total
 
@@ -172,6 +178,8 @@ class _Search:
         self.network = build_mixed(problem.space)
         if problem.float_state is not None:
             self.network.load_float(problem.float_state)
+        self.device = pick_device(method.plan)
+        self.network.to(self.device)
         self.mixtures = [d.mixture for d in decisions(self.network) if len(d.mixture.candidates) > 1]
         logits = [mixture.logits for mixture in self.mixtures]
         plan = method.plan
@@ -207,6 +215,8 @@ class _Search:
         saved = load_checkpoint(checkpoint) if checkpoint else None
         first = 0
         if saved is not None:
+            assert checkpoint is not None
+            check_same(saved, self._settings(), checkpoint)
             first = self._restore(saved)
         else:
             data = self.problem.task.data
@@ -229,7 +239,10 @@ class _Search:
             if not method.as_published:
                 self._set_temperature(step / max(1, steps - 1))
             full = len(x) == method.plan.batch_size
-            loss = task.compute_loss((forward if full else self.network)(x), y)
+            x, y = x.to(self.device), y.to(self.device)
+            with autocast(method.plan, self.device):
+                logits = (forward if full else self.network)(x)
+            loss = task.compute_loss(logits.float(), y)
             value = loss.item()
             if not math.isfinite(value):
                 raise TrainingError(
@@ -273,7 +286,7 @@ class _Search:
         weight, activation = probabilities(self.network)
         if self.method.as_published:
             return self.method.cd * published_penalty(self.problem.space, weight, activation)
-        penalty = torch.tensor(0.0, dtype=torch.float64)
+        penalty = torch.tensor(0.0, dtype=torch.float64, device=self.device)
         for k, (cost, budget, limit) in enumerate(zip(self.costs, self.budgets, self._limits(step), strict=True)):
             violation = (cost(weight, activation) - limit) / budget.limit
             self.multipliers[k] = max(0.0, self.multipliers[k] + self.method.multiplier_step * violation.item())
@@ -296,6 +309,7 @@ class _Search:
     def _saved(self, epoch: int) -> dict[str, Any]:
         return {
             "epoch": epoch,
+            "settings": self._settings(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "architecture": self.architecture.state_dict(),
@@ -306,6 +320,11 @@ class _Search:
             "seconds": self.seconds(),
             "rng": torch.get_rng_state(),
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree in to be gone on from."""
+        values = asdict(self.method) | {"seed": self.problem.seed, "budgets": [str(b) for b in self.problem.budgets]}
+        return values | {"temperature": list(self.method.temperature)}
 
     def _restore(self, saved: Mapping[str, Any]) -> int:
         load_into(self.network, saved["network"], "the search's checkpoint")

@@ -42,7 +42,7 @@ class Found:
     """What a search hands on.
 
     Args:
-        best: the blueprint; inside every budget.
+        best: the blueprint; inside every budget (as published, EdMIPS enforces none).
         method: the method's name.
         epochs: passes over the training split that the search took.
         seconds: that it took.

@@ -39,6 +39,7 @@ def measure(
     """
     trial = copy.deepcopy(network)
     data = task.data
+    device = next(trial.parameters()).device
     held = list(islice(data.search.batches(batch_size=batch_size, seed=seed), loss_batches))
     todo = sum(len(d.mixture.candidates) for d in decisions(trial) if len(d.mixture.candidates) > 1)
     done = 0
@@ -49,7 +50,7 @@ def measure(
             decision.mixture.fixed = option
             reestimate_norms(trial, data.train, batches=norm_batches, batch_size=batch_size, seed=seed)
             trial.eval()
-            values = [float(task.compute_loss(trial(x), y, smooth=False)) for x, y in held]
+            values = [float(task.compute_loss(trial(x.to(device)), y.to(device), smooth=False)) for x, y in held]
             losses[option] = float(np.mean(values))
             done += 1
             watch(Event(stage=stage, step=done, steps=todo, images=(norm_batches + loss_batches) * batch_size))

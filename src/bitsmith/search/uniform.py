@@ -8,6 +8,7 @@ from typing import final
 
 import numpy as np
 
+from bitsmith.errors import BudgetError
 from bitsmith.search.allocate import allocate
 from bitsmith.search.baselines import fill, largest_uniform, random_inside
 from bitsmith.search.problem import Found, Problem
@@ -19,8 +20,11 @@ from bitsmith.seeding import numpy_generator
 class Uniform:
     """The largest uniform (weight, activation) bits inside every budget.
 
+    Where no uniform bits meet the budgets, mixed bits that do, and `details` says so in a "note".
+
     Args:
-        fill: raise single layers greedily afterwards, until nothing more fits.
+        fill: raise single layers greedily afterwards, until nothing more fits. Where no uniform bits fit, start from
+            some blueprint that does.
     """
 
     fill: bool = False
@@ -37,12 +41,11 @@ class Uniform:
         started = time.monotonic()
         best = largest_uniform(problem.space, problem.budgets)
         if best is None:
-            # No uniform network fits. With filling, start from the cheapest that does; alone, say so.
-            nothing = {
-                name: np.zeros((len(options.weight), len(options.activation)))
-                for name, options in problem.space.options.items()
-            }
-            best = allocate(problem.space, nothing, problem.budgets)
+            nothing = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in problem.space.options.items()}
+            cheapest = allocate(problem.space, nothing, problem.budgets)  # raises where no bits at all fit
+            if not self.fill:
+                raise BudgetError(f"no uniform bits meet {' and '.join(map(str, problem.budgets))}; mixed bits do")
+            best = cheapest
         if self.fill:
             best = fill(problem.space, best, problem.budgets)
         return Found(best=best, method=self.name, seconds=time.monotonic() - started)

@@ -10,7 +10,16 @@ from bitsmith.train.checkpoint import (
     write_json,
     write_text,
 )
-from bitsmith.train.fit import History, TrainPlan, fit, make_optimizer, make_schedule
+from bitsmith.train.fit import (
+    History,
+    TrainPlan,
+    autocast,
+    check_same,
+    fit,
+    make_optimizer,
+    make_schedule,
+    pick_device,
+)
 from bitsmith.train.statistics import calibrate, evaluate, reestimate_norms
 from bitsmith.train.task import METRICS, Task, accuracy
 from bitsmith.train.watch import Event, Watch, silent
@@ -23,7 +32,9 @@ __all__ = [
     "TrainPlan",
     "Watch",
     "accuracy",
+    "autocast",
     "calibrate",
+    "check_same",
     "evaluate",
     "fit",
     "load_checkpoint",
@@ -31,6 +42,7 @@ __all__ = [
     "load_state",
     "make_optimizer",
     "make_schedule",
+    "pick_device",
     "read_json",
     "reestimate_norms",
     "save_checkpoint",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
 from bitsmith.data import Split
-from bitsmith.errors import TrainingError
+from bitsmith.errors import RecipeError, RunError, TrainingError
 from bitsmith.quantize import Priced
 from bitsmith.seeding import derive
 from bitsmith.train.checkpoint import load_checkpoint, load_into, save_checkpoint
@@ -97,15 +97,18 @@ def fit(
     """
     split = task.data.training if split is None else split
     steps_per_epoch = split.steps(batch_size=plan.batch_size)
-    # Accelerate fixes one precision per process; autocast is per training.
+    device = pick_device(plan)
     accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision="no")
+    network.to(device)
     optimizer = make_optimizer(network, plan)
-    network.to(accelerator.device)
     prepared = accelerator.prepare(optimizer)
+    settings = {**asdict(plan), "seed": seed}
     schedule = make_schedule(optimizer, plan, steps=max(2, plan.epochs * steps_per_epoch))
     history, first = History(), 0
     saved = load_checkpoint(checkpoint) if checkpoint else None
     if saved is not None:
+        assert checkpoint is not None
+        check_same(saved, settings, checkpoint)
         load_into(network, saved["network"], str(checkpoint))
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -122,9 +125,9 @@ def fit(
         done = epoch * steps_per_epoch
         for x, y in batches:
             done += 1
-            x, y = x.to(accelerator.device), y.to(accelerator.device)
+            x, y = x.to(device), y.to(device)
             full = len(x) == plan.batch_size
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            with autocast(plan, device):
                 logits = (forward if full else network)(x)
             loss = task.compute_loss(logits.float(), y)
             value = loss.item()
@@ -160,6 +163,7 @@ def fit(
             save_checkpoint(
                 {
                     "epoch": epoch + 1,
+                    "settings": settings,
                     "network": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
@@ -170,6 +174,37 @@ def fit(
                 checkpoint,
             )
     return history
+
+
+def pick_device(plan: TrainPlan) -> torch.device:
+    """The device of a plan.
+
+    Raises:
+        RecipeError: it asks for cuda where there is none.
+    """
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("there is no CUDA device that torch can use; take --device auto or cpu")
+    return Accelerator(cpu=plan.device == "cpu", mixed_precision="no").device
+
+
+def autocast(plan: TrainPlan, device: torch.device) -> torch.autocast:
+    """The precision of a plan, as a context; Accelerate would fix one precision per process."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+
+
+def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuse a checkpoint that was made with other settings.
+
+    Raises:
+        RunError: naming the first setting that differs.
+    """
+    old = saved.get("settings", {})
+    for name, value in settings.items():
+        if old.get(name) != value:
+            raise RunError(
+                f"{checkpoint} was made with {name} = {old.get(name)!r}, now it is {value!r}; "
+                "delete it to start this stage again, or go back to the old setting"
+            )
 
 
 def make_optimizer(
