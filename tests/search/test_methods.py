@@ -151,15 +151,14 @@ def test_uniform_is_uniform(problem, small):
     assert best in [small.uniform(w, a) for w in (1, 2, 4, 8) for a in (1, 2, 4, 8)]
 
 
-def test_uniform_says_where_nothing_uniform_fits(again, small, problem):
+def test_uniform_says_where_nothing_uniform_fits(again, small):
     """Narrowing a stream costs a table: the smallest network reads streams at 8 bits and all else at 4."""
-    assert "note" not in Uniform().search(problem).details
     space = precision(small.template, (2, 4), (4, 8))
     smallest = least(space, "size")
     budgets = [Budget(cost=c, limit=exact(c, smallest.graph, smallest.bits)) for c in ("size", "bitops")]
-    found = Uniform().search(again(space=space, budgets=budgets))
-    assert found.best == smallest
-    assert "no uniform bits" in found.details["note"]
+    with pytest.raises(BudgetError, match=r"no uniform bits meet size=.* mixed bits do"):
+        Uniform().search(again(space=space, budgets=budgets))
+    assert Uniform(fill=True).search(again(space=space, budgets=budgets)).best == smallest
 
 
 def test_random_differs_by_seed_and_leaves_no_room(again, small):

@@ -48,7 +48,7 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
@@ -85,21 +85,20 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
 
 
 def print_rows(record: dict[str, Any]) -> None:
+    """The results of a report as a table that fits 80 columns."""
     table = Table(title=escape(record["title"]))
-    names = ("network", "budget", "bits", "epochs", "validation %", "test %", "weights", "size", "runs as")
-    for name in names:
-        table.add_column(name, justify="left" if name in ("network", "budget", "bits", "runs as") else "right")
+    for name in ("network", "budget", "bits"):
+        table.add_column(name, no_wrap=True)
+    for name in ("epochs", "test %", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in record["rows"]:
         table.add_row(
             escape(row["name"]),
             escape(row["budget"]),
             row["bits"],
             f"{row['epochs']:g}",
-            f"{100 * row['validation']:.2f}",
             f"{100 * row['test']:.2f}",
-            format_cost("weights", row["costs"]["weights"]),
             format_cost("size", row["costs"]["size"]),
-            "integers" if row["source"] == "onnx" else "float",
         )
     out.print(table)
 
