@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.result import write_result
+from benchmarks.result import rows_of, write_result
 from bitsmith import pipeline
 from bitsmith.pipeline import RunFolder
 from bitsmith.recipe import Recipe, make_method, read_recipe
@@ -50,21 +50,6 @@ def run(recipe: Recipe, folder: Path, *, quick: bool) -> Path:
     fine = pipeline.verify(job, print)
     pipeline.report(job)
     record = pipeline.summarize(job)
-    rows = [
-        {
-            "name": row.name,
-            "budget": row.budget,
-            "bits": {layer: [b.weight, b.activation] for layer, b in blueprint.bits.items()},
-            "weight_bytes": row.costs["weights"],
-            "size_bytes": row.costs["size"],
-            "epochs": row.epochs,
-            "seed": row.seed,
-            "validation": row.validation,
-            "test": row.test,
-            "seconds": row.seconds,
-        }
-        for row, (_, blueprint) in zip(record.rows, run.entries(), strict=True)
-    ]
     tests = {row.name: 100 * (row.test or 0.0) for row in record.rows}
     ratios = {
         "composite_minus_published_points": tests["composite"] - PUBLISHED,
@@ -74,7 +59,7 @@ def run(recipe: Recipe, folder: Path, *, quick: bool) -> Path:
     return write_result(
         NAME,
         ratios={name: round(value, 2) for name, value in ratios.items()},
-        rows=rows,
+        rows=rows_of(record, run),
         settings={
             "recipe": recipe.model_dump(mode="json", exclude={"command", "data"}),
             "data": record.data,

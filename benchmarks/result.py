@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitsmith.pipeline import environment
+from bitsmith.pipeline import RunFolder, environment
+from bitsmith.report import Record
 from bitsmith.train import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +42,31 @@ def write_result(
         },
     )
     return path
+
+
+def rows_of(record: Record, run: RunFolder) -> list[dict[str, Any]]:
+    """The low-precision networks of a run, with their bits, as plain values."""
+    blueprints = {entry.slug: blueprint for entry, blueprint in run.entries()}
+    return [
+        {
+            "name": row.name,
+            "budget": row.budget,
+            "weight_bytes": row.costs["weights"],
+            "size_bytes": row.costs["size"],
+            "epochs": row.epochs,
+            "seed": row.seed,
+            "validation": row.validation,
+            "test": row.test,
+            "source": row.source,
+            "seconds": row.seconds,
+        }
+        | (
+            {"bits": {layer: [b.weight, b.activation] for layer, b in blueprints[row.folder].bits.items()}}
+            if row.folder in blueprints
+            else {}
+        )
+        for row in record.rows
+    ]
 
 
 def _commit() -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from bitsmith.blueprint import NetworkGraph
 from bitsmith.capture import Captured, capture
-from bitsmith.models import resnet8, resnet20
+from bitsmith.models import edmips_resnet18, resnet8, resnet20
 from bitsmith.quantize import build, float_blueprint
 
 
@@ -71,6 +71,15 @@ def test_reference_networks(make, shape, layers, adds):
     assert captured.notes == ()
     outputs_agree(module, captured)
     assert NetworkGraph.from_dict(captured.graph.to_dict()) == captured.graph
+
+
+def test_the_pre_activation_network():
+    """Its BatchNorms behind sums are affine, and one of them reads another: its running mean is about zero."""
+    torch.manual_seed(0)
+    captured = capture(edmips_resnet18(classes=10, channels=1, width=8), (1, 32, 32))
+    found = ops(captured.graph)
+    assert (len(captured.graph.layers), found.count("add")) == (21, 8)
+    assert found.count("affine") == 9  # bn1 and the first BatchNorm of each of the 8 blocks
 
 
 def test_names_and_lines_are_the_users():

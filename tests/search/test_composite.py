@@ -297,4 +297,5 @@ def test_penalties_are_monotone(small):
         assert (np.diff(penalty, axis=1) <= 1e-12).all()
         assert penalty[-1, -1] == 0
     # Pool adjacent violators by hand: 1 and 2 become their mean.
-    assert np.allclose(penalties["tail"], np.array([2.5, 1.0, 1.0, 0.0])[:, None].repeat(4, 1))
+    assert np.allclose(penalties["tail"], np.array([2.5, 1.0, 1.0, 0.0])[:, None].repeat(4, 1), atol=0.02)
+    assert (np.diff(penalties["tail"], axis=0) < 0).all()  # nothing is equal: budgets get used

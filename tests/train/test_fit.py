@@ -116,10 +116,20 @@ def test_dropout_and_running_deviations_resume_too(task, tmp_path, few):
 
 
 def test_a_checkpoint_of_another_network(task, fresh, two_convs, tmp_path):
-    fit(fresh(), task, dataclasses.replace(PLAN, epochs=1), checkpoint=tmp_path / "c")
+    plan = dataclasses.replace(PLAN, epochs=1)
+    fit(fresh(), task, plan, checkpoint=tmp_path / "c")
     other = build(graphs.blueprint(two_convs(6), 4, 4))
     with pytest.raises(RunError, match="don't fit"):
-        fit(other, task, PLAN, checkpoint=tmp_path / "c")
+        fit(other, task, plan, checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_other_settings(task, fresh, tmp_path):
+    plan = dataclasses.replace(PLAN, epochs=1)
+    fit(fresh(), task, plan, checkpoint=tmp_path / "c")
+    with pytest.raises(RunError, match=r"made with lr = 0\.05, now it is 0\.1; delete it"):
+        fit(fresh(), task, dataclasses.replace(plan, lr=0.1), checkpoint=tmp_path / "c")
+    with pytest.raises(RunError, match="made with seed = 0, now it is 1"):
+        fit(fresh(), task, plan, seed=1, checkpoint=tmp_path / "c")
 
 
 def test_events(task, fresh):

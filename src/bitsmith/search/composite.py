@@ -120,7 +120,7 @@ class Composite:
                 loss_batches=self.loss_batches,
                 batch_size=self.plan.batch_size,
                 seed=derive(problem.seed, "sensitivities"),
-                stage=f"{self.name}: sensitivities",
+                stage=f"sensitivities {_at(problem)}",
                 watch=problem.watch,
             )
             details["sensitivities"] = losses
@@ -134,6 +134,11 @@ class Composite:
             details=details,
             state=inherit(space, network, best),
         )
+
+
+def _at(problem: Problem) -> str:
+    """Which of several searches this is, for progress."""
+    return "at " + ", ".join(map(str, problem.budgets))
 
 
 def complexity(layer: LayerSpec) -> float:
@@ -259,12 +264,19 @@ class _Search:
             if step < steps:
                 self.schedule.step()
             total, count = total + value * len(x), count + len(x)
-            stage = f"search {method.name}"
+            stage = f"search {method.name} {_at(self.problem)}"
             self.problem.watch(Event(stage=stage, step=step, steps=steps, images=len(x)))
         self._record(step, total / max(1, count))
         values = {name: values[-1] for name, values in self.curves.items()}
         self.problem.watch(
-            Event(stage=f"search {method.name}", step=step, steps=steps, images=0, epoch_end=True, values=values)
+            Event(
+                stage=f"search {method.name} {_at(self.problem)}",
+                step=step,
+                steps=steps,
+                images=0,
+                epoch_end=True,
+                values=values,
+            )
         )
 
     def _set_temperature(self, progress: float) -> None:

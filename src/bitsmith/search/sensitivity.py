@@ -62,16 +62,26 @@ def measure(
 def to_penalties(space: Precision, losses: Mapping[str, Mapping[str, list[float]]]) -> dict[str, np.ndarray]:
     """Penalties for `allocate`: per decision the loss above its highest bits, made monotone, weights plus activations.
 
-    Monotone by isotonic regression: more bits never count as worse, and noise is averaged rather than believed.
+    Monotone by isotonic regression: more bits never count as worse, and noise is averaged rather than believed. What
+    that leaves equal is decided by the power of rounding noise, 4^-b, at a hundredth of the largest penalty, so that no
+    budget is left unused.
 
     Returns:
         layer -> float64 [weight options, activation options].
     """
+    falling = {
+        (name, kind): isotonic_regression(np.array(losses[name][kind]), increasing=False).x
+        for name in space.options
+        for kind in ("weight", "activation")
+    }
+    largest = max(float(values[0] - values[-1]) for values in falling.values())
+    noise = 0.01 * max(largest, 1e-3)
     penalties = {}
-    for name in space.options:
+    for name, options in space.options.items():
         parts = []
-        for kind in ("weight", "activation"):
-            falling = isotonic_regression(np.array(losses[name][kind]), increasing=False).x
-            parts.append(falling - falling[-1])
+        for kind, bits in (("weight", options.weight), ("activation", options.activation)):
+            values = falling[name, kind]
+            power = 4.0 ** -np.array(bits, dtype=np.float64)
+            parts.append(values - values[-1] + noise * (power - power[-1]))
         penalties[name] = parts[0][:, None] + parts[1][None, :]
     return penalties
