@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,7 +95,9 @@ class Recipe(_Section):
         fixed: uniform bits trained beside, whatever the budget ("w8a8").
         float_plan: how the float network is trained first; null starts from the given weights or from scratch.
         train: the final training of every low-precision network. Baselines get the search's epochs on top.
-        start: what final training starts from: "float", "search" (weights inherited from it) or "scratch".
+        start: what final training starts from: "float" (the trained float network), "search" (weights inherited from
+            it; networks that were not searched start from float, where there is one) or "scratch". "auto" is "search"
+            for a method that trains, else "float" where there are float weights, else "scratch".
     """
 
     name: str = "run"
@@ -105,7 +111,7 @@ class Recipe(_Section):
     fixed: list[Annotated[str, Field(pattern=r"^w[1-8]a[1-8]$")]] = []
     float_plan: TrainPlan | None = None
     train: TrainPlan = TrainPlan()
-    start: Literal["float", "search", "scratch"] = "scratch"
+    start: Literal["auto", "float", "search", "scratch"] = "auto"
     target: str = "onnx"
     verify_images: int | None = None
     seed: int = 0
@@ -136,6 +142,10 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _can_start(self) -> Recipe:
+        if self.start == "auto":
+            floats = self.float_plan is not None or self.model.weights is not None
+            resolved = "search" if make_method(self.method).epochs else "float" if floats else "scratch"
+            object.__setattr__(self, "start", resolved)
         if self.start == "float" and self.float_plan is None and self.model.weights is None:
             raise ValueError(
                 "start: float needs a trained float network: give float_plan or model.weights, "
@@ -160,12 +170,18 @@ def make_method(settings: dict[str, Any]) -> Method:
     if kind is None and ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            kind = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+            with _current_directory_importable():
+                kind = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a user's module may raise anything
             raise RecipeError(f"the method {name!r} can't be imported: {error}") from error
     if kind is None:
         known = ", ".join(METHODS)
         raise RecipeError(f"unknown method {name!r}; known are {known}, or give package.module:Name of your own")
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        raise RecipeError(f"the method {name!r} must be a dataclass of its settings; see bitsmith.search.Composite")
+    for field in dataclasses.fields(kind):  # settings of a plan that are not given keep the method's own defaults
+        if field.name == "plan" and isinstance(values.get("plan"), dict) and callable(field.default_factory):
+            values["plan"] = dataclasses.asdict(field.default_factory()) | values["plan"]
     try:
         # A model around the dataclass lends it the rule that unknown settings are errors.
         wrapper = create_model("Settings", __config__=ConfigDict(extra="forbid"), method=(kind, ...))
@@ -175,6 +191,17 @@ def make_method(settings: dict[str, Any]) -> Method:
     if not isinstance(method, Method):
         raise RecipeError(f"{name!r} is not a search method: it needs a name and search(problem); see bitsmith.search")
     return method
+
+
+@contextlib.contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -44,7 +44,7 @@ def test_the_stages_one_by_one(bitsmith, tmp_path):
     )
     found = bitsmith(
         *("search", "--model", "nets:make", "--data", "digits", "--budget", "weights=600B", "--budget", "bitops=20M"),
-        *("--weight-bits", "2,4,8", "--epochs", "1", "--train-epochs", "1", "--out", "a", "--json"),
+        *("--weight-bits", "2,4,8", "--epochs", "2", "--train-epochs", "1", "--out", "a", "--json"),
         cwd=tmp_path,
     )
     rows = json.loads(found.stdout)

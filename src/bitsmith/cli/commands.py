@@ -43,6 +43,7 @@ from bitsmith.cli.options import (
     Weights,
     layer_bits,
     override,
+    parse_ends,
     parse_numbers,
     parse_pin,
     parse_shape,
@@ -184,7 +185,7 @@ def search(
         "space": {
             "weight_bits": parse_numbers(weight_bits, "--weight-bits"),
             "activation_bits": parse_numbers(activation_bits, "--activation-bits"),
-            "ends": None if ends == "free" else parse_numbers(ends, "--ends")[0],
+            "ends": parse_ends(ends),
             "pins": dict(parse_pin(text) for text in pin or []),
         },
         "budgets": [budget],
@@ -192,7 +193,7 @@ def search(
         "baselines": [] if method in ("uniform", "random") else ["uniform", "uniform+fill"],
         "float_plan": {"epochs": float_epochs} if float_epochs else None,
         "train": {"epochs": train_epochs},
-        "start": "scratch" if as_published else "float" if float_epochs or weights else "search",
+        "start": "scratch" if as_published else "auto",
     }
     recipe = override(parse_recipe(values, "the options"), seed=seed, device=device)
     folder = RunFolder.create(out_folder, recipe.model_copy(update={"command": typed_command()}))
@@ -264,6 +265,7 @@ def _artefacts(job: Job) -> list[dict[str, Any]]:
                     "float_layers": check["float_layers"],
                     "first_difference": check["first_difference"],
                     "problems": check["problems"],
+                    "may_saturate_without_vnni": check["flagged"],
                     "ok": check["ok"],
                 }
             )
@@ -343,7 +345,7 @@ def check(
         "space": {
             "weight_bits": parse_numbers(weight_bits, "--weight-bits"),
             "activation_bits": parse_numbers(activation_bits, "--activation-bits"),
-            "ends": None if ends == "free" else parse_numbers(ends, "--ends")[0],
+            "ends": parse_ends(ends),
             "pins": dict(parse_pin(text) for text in pin or []),
         },
         "budgets": [budget],

@@ -48,6 +48,8 @@ def override(
         values["seed"] = seed
     if device is not None:
         values["train"]["device"] = device
+        if values["method"].get("name", "composite") == "composite":
+            values["method"].setdefault("plan", {})["device"] = device
         if values["float_plan"]:
             values["float_plan"]["device"] = device
     values["command"] = values["command"] or typed_command()
@@ -87,6 +89,15 @@ def parse_numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise RecipeError(f"{option} takes numbers with commas between, such as 2,3,4,8; got {text!r}") from error
+
+
+def parse_ends(text: str) -> int | None:
+    """Bits of the first and the last layer; None for "free"."""
+    if text == "free":
+        return None
+    if not text.isdigit():
+        raise RecipeError(f"--ends takes one number of bits, or 'free'; got {text!r}")
+    return int(text)
 
 
 def parse_pin(text: str) -> tuple[str, int]:

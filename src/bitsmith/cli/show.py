@@ -22,6 +22,8 @@ err = Console(stderr=True)
 
 
 def announce(job: Job, say: Callable[[str], None]) -> None:
+    """Refuse budgets out of reach, then tell how long the run will take."""
+    pipeline.check_budgets(job)
     expected = estimate(job)
     say(
         f"{job.recipe.name}: {expected.networks} networks; about {duration(expected.total)} of search and training "

@@ -4,6 +4,7 @@ Which tensors there are:
 
 - The input holds uint8 pixels; its normalization table is applied in place, one byte per element.
 - Every operator writes a tensor of its own, one byte per element whatever the bits (a kernel reads whole bytes).
+  A layer with fewer activation bits than its stream narrows what it reads while it reads it, through its table.
   Bits therefore don't reach `ram`; a float network, which would need four bytes, is priced as if quantized.
 - The logits are float32, and so is what max_pool makes of them: four bytes per element.
 - flatten and dropout are other names of their input; a clip that merges writes its producer's tensor.

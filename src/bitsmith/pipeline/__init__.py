@@ -4,6 +4,7 @@ from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import (
     Job,
     Say,
+    check_budgets,
     describe,
     export,
     is_integer,
@@ -25,6 +26,7 @@ __all__ = [
     "Job",
     "RunFolder",
     "Say",
+    "check_budgets",
     "describe",
     "environment",
     "export",

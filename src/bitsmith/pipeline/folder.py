@@ -1,7 +1,7 @@
 """A run folder: what every stage reads and writes there.
 
 recipe.yaml                the run
-graph.json, captured.safetensors, notes.json    the captured network; its author's code is not needed any more
+graph.json, captured.safetensors    the captured network; its author's code is not needed any more
 float/                     the trained float network: network.safetensors, training.json
 NAME/                      one folder per low-precision network ("entry"):
     entry.json             what it is, how it was searched
@@ -10,6 +10,8 @@ NAME/                      one folder per low-precision network ("entry"):
     network.safetensors, training.json
     model.onnx
     verification.json
+    search.checkpoint, train.checkpoint    while that stage runs
+    left_out.json          in place of all, where a baseline has no network inside the budget: why
 trials.jsonl               one line per trained network
 report.json, report.html
 """

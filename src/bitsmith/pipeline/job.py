@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from bitsmith.blueprint import FLOAT, Blueprint, Budget, NetworkGraph
@@ -23,7 +24,7 @@ from bitsmith.pipeline import verbs
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.quantize import build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
-from bitsmith.search import Composite, Method, Random, Uniform
+from bitsmith.search import Composite, Method, Random, Uniform, allocate
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, precision
 from bitsmith.train import (
@@ -135,6 +136,11 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
         write_json(graph_file, {"graph": graph.to_dict(), "notes": list(notes)})
     for note in notes:
         say(note)
+    if graph.output_shape != (len(task.data.classes),):
+        raise RunError(
+            f"the captured network gives outputs of shape {graph.output_shape}, the data has {len(task.data.classes)} "
+            "classes; it takes one number per class"
+        )
     method = make_method(recipe.method)
     return Job(
         run=run,
@@ -162,6 +168,19 @@ def make_space(recipe: Recipe, graph: NetworkGraph, data: DataSet, method: Metho
         ends=FLOAT if published else section.ends,
         pins=section.pins,
     )
+
+
+def check_budgets(job: Job) -> None:
+    """Refuse budgets that can't be met before anything is trained.
+
+    Raises:
+        BudgetError: naming what is reachable and what binds.
+    """
+    if isinstance(job.method, Composite) and job.method.as_published:
+        return  # it enforces none
+    free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in job.space.options.items()}
+    for budgets in job.recipe.budget_sets():
+        allocate(job.space, free, budgets)
 
 
 def train_float(job: Job, watch: Watch = silent) -> None:
@@ -219,6 +238,7 @@ def search(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[s
             except BudgetError as error:
                 if kind == "found":
                     raise
+                write_json(folder / "left_out.json", {"reason": str(error)})
                 say(f"{entry.title}: left out; {error}")
                 continue
             if found.state is not None:
@@ -238,7 +258,8 @@ def search(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[s
         if not (job.run.folder(entry) / "entry.json").exists() and (not only or text in only):
             bits = ((int(text[1]),), (int(text[3]),))
             section = job.recipe.space
-            pinned = precision(job.space.template, *bits, ends=section.ends, pins=section.pins)
+            ends = FLOAT if job.space.template.stream_bits == FLOAT else section.ends
+            pinned = precision(job.space.template, *bits, ends=ends, pins=section.pins)
             job.run.write_entry(entry, pinned.uniform(bits[0][0], bits[1][0]))
 
 
@@ -247,6 +268,12 @@ def train(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[st
     start = job.recipe.start
     floats = float_state(job) if start != "scratch" else None
     entries = job.run.entries()
+    unknown = set(only) - {entry.name for entry, _ in entries}
+    if unknown:
+        raise RunError(
+            f"no network of this run is called {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(dict.fromkeys(entry.name for entry, _ in entries))}"
+        )
     longest = max(job.method.epochs, *(entry.search_epochs for entry, _ in entries))
     for entry, blueprint in entries:
         folder = job.run.folder(entry)
@@ -345,8 +372,10 @@ def describe(checked: Verification) -> str:
     """A verification in a sentence."""
     accuracy = 100 * checked.accuracy_reference
     if checked.ok:
+        flagged = f"; on x86 without VNNI {', '.join(checked.flagged)} may differ" if checked.flagged else ""
         return (
-            f"verified on {checked.images:,} images, {accuracy:.2f} %, all {checked.integer_layers} layers as integers"
+            f"verified on {checked.images:,} images, {accuracy:.2f} %, "
+            f"all {checked.integer_layers} layers as integers{flagged}"
         )
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
 

@@ -79,12 +79,15 @@ def summarize(job: Job) -> Record:
 def _left_out(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[str]:
     """Baselines that the recipe asks for and the run doesn't have: there is no network of that kind in the budget."""
     present = {(entry.name, entry.budget) for entry, _ in entries}
-    return [
-        f"{name} has no network inside {line}, so it isn't compared there"
-        for line in (", ".join(map(str, budgets)) for budgets in job.recipe.budget_sets())
-        for name in job.recipe.baselines
-        if (name, line) not in present
-    ]
+    notes = []
+    for budgets in job.recipe.budget_sets():
+        for name in job.recipe.baselines:
+            entry = Entry(name=name, kind="baseline", budgets=tuple(map(str, budgets)))
+            if (name, entry.budget) not in present:
+                file = job.run.folder(entry) / "left_out.json"
+                why = read_json(file, "")["reason"] if file.exists() else "it has not been searched yet"
+                notes.append(f"{entry.title} is not compared: {why}")
+    return notes
 
 
 def environment(seed: int) -> dict[str, str]:

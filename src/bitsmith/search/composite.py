@@ -15,16 +15,17 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from bitsmith.blueprint import FLOAT, Budget, LayerSpec
 from bitsmith.cost import ExpectedCost, exact, tabulate
-from bitsmith.errors import BudgetError, TrainingError
+from bitsmith.errors import BudgetError, RecipeError, TrainingError
 from bitsmith.search.allocate import allocate
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.problem import Found, Problem
@@ -77,6 +78,13 @@ class Composite:
     loss_batches: int = 8
     as_published: bool = False
     cd: float = 0.00335
+
+    def __post_init__(self) -> None:
+        if not self.as_published and self.weights_first >= self.plan.epochs:
+            raise RecipeError(
+                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
+                "so no bits would be learned; give it more epochs or a smaller weights_first"
+            )
 
     @property
     def name(self) -> str:
@@ -190,13 +198,19 @@ class _Search:
         plan = method.plan
         self.steps_per_epoch = problem.task.data.train.steps(batch_size=plan.batch_size)
         every = [d.mixture.logits for d in decisions(self.network)]
-        self.optimizer = make_optimizer(self.network, plan, leave_out=every)
         if method.as_published:
-            self.schedule = StepLR(self.optimizer, step_size=10 * self.steps_per_epoch, gamma=0.1)
-            self.architecture: torch.optim.Optimizer = torch.optim.SGD(
-                logits, lr=method.architecture_lr, momentum=0.9, weight_decay=plan.weight_decay
-            )
+            chosen = {id(p) for p in every}
+            weights = [p for p in self.network.parameters() if id(p) not in chosen]
+            sgd = partial(torch.optim.SGD, momentum=plan.momentum, weight_decay=plan.weight_decay)
+            self.optimizer: torch.optim.Optimizer = sgd(weights, lr=plan.lr)
+            self.architecture: torch.optim.Optimizer = sgd(logits, lr=method.architecture_lr)
+            # A tenth after every 10 epochs, for both.
+            length = 10 * self.steps_per_epoch
+            self.schedule: LRScheduler = StepLR(self.optimizer, step_size=length, gamma=0.1)
+            self.architecture_schedule: LRScheduler | None = StepLR(self.architecture, step_size=length, gamma=0.1)
         else:
+            self.optimizer = make_optimizer(self.network, plan, leave_out=every)
+            self.architecture_schedule = None
             steps = max(2, plan.epochs * self.steps_per_epoch)
             self.schedule = make_schedule(self.optimizer, plan, steps=steps)
             self.architecture = torch.optim.Adam(logits, lr=method.architecture_lr, betas=(0.5, 0.999))
@@ -263,6 +277,8 @@ class _Search:
             step += 1
             if step < steps:
                 self.schedule.step()
+                if self.architecture_schedule is not None:
+                    self.architecture_schedule.step()
             total, count = total + value * len(x), count + len(x)
             stage = f"search {method.name} {_at(self.problem)}"
             self.problem.watch(Event(stage=stage, step=step, steps=steps, images=len(x)))
@@ -326,6 +342,7 @@ class _Search:
             "optimizer": self.optimizer.state_dict(),
             "architecture": self.architecture.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "architecture_schedule": self.architecture_schedule.state_dict() if self.architecture_schedule else None,
             "multipliers": self.multipliers,
             "first_costs": self.first_costs,
             "curves": self.curves,
@@ -343,6 +360,8 @@ class _Search:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.architecture.load_state_dict(saved["architecture"])
         self.schedule.load_state_dict(saved["schedule"])
+        if self.architecture_schedule is not None:
+            self.architecture_schedule.load_state_dict(saved["architecture_schedule"])
         self.multipliers, self.first_costs = saved["multipliers"], saved["first_costs"]
         self.curves, self._spent = saved["curves"], saved["seconds"]
         torch.set_rng_state(saved["rng"])

@@ -20,8 +20,6 @@ from bitsmith.seeding import numpy_generator
 class Uniform:
     """The largest uniform (weight, activation) bits inside every budget.
 
-    Where no uniform bits meet the budgets, mixed bits that do, and `details` says so in a "note".
-
     Args:
         fill: raise single layers greedily afterwards, until nothing more fits. Where no uniform bits fit, start from
             some blueprint that does.

@@ -39,7 +39,10 @@ class TrainPlan:
         warmup: share of the steps, 0..0.5.
         precision: "float32" or "bf16" (autocast).
         compile: compile the whole network (pays from some thousand steps on).
-        device: "auto", "cpu" or "cuda".
+        device: "auto" (cuda where there is one), "cpu" or "cuda".
+
+    Raises:
+        RecipeError: a number out of its range.
     """
 
     epochs: int = 30
@@ -53,6 +56,18 @@ class TrainPlan:
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, fine, wanted in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2"),
+            ("lr", 0 < self.lr < math.inf, "positive"),
+            ("momentum", 0 <= self.momentum < 1, "in 0..1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "not negative"),
+            ("warmup", 0 <= self.warmup <= 0.5, "in 0..0.5"),
+        ):
+            if not fine:
+                raise RecipeError(f"{name} of a training must be {wanted}, got {getattr(self, name)}")
 
 
 @dataclass(kw_only=True)
@@ -98,7 +113,7 @@ def fit(
     split = task.data.training if split is None else split
     steps_per_epoch = split.steps(batch_size=plan.batch_size)
     device = pick_device(plan)
-    accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision="no")
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     network.to(device)
     optimizer = make_optimizer(network, plan)
     prepared = accelerator.prepare(optimizer)
@@ -184,7 +199,7 @@ def pick_device(plan: TrainPlan) -> torch.device:
     """
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("there is no CUDA device that torch can use; take --device auto or cpu")
-    return Accelerator(cpu=plan.device == "cpu", mixed_precision="no").device
+    return torch.device("cuda" if torch.cuda.is_available() and plan.device != "cpu" else "cpu")
 
 
 def autocast(plan: TrainPlan, device: torch.device) -> torch.autocast:

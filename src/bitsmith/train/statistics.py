@@ -20,7 +20,8 @@ from bitsmith.train.task import Task, device_of
 def calibrate(network: Network, split: Split, *, batches: int = 4, batch_size: int = 128, seed: int = 0) -> None:
     """Start every activation step from what passes: least squared error per batch, averaged (streams: the largest).
 
-    BatchNorm uses the batch's own statistics, so that a network with fresh weights calibrates too.
+    BatchNorm uses the batch's own statistics, so that a network with fresh weights calibrates too; its running
+    statistics are those of these batches afterwards.
 
     Args:
         batches: how many batches of the split to use.
