@@ -142,13 +142,13 @@ def test_as_a_process_of_its_own(tmp_path):
         "--out",
         "x",
     ]
-    running = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert running.stderr is not None
-    for line in running.stderr:  # the estimate is printed right before the search starts
-        if "networks" in line:
-            running.send_signal(signal.SIGINT)
-            break
-    rest = running.stderr.read()
-    assert running.wait(timeout=60) == 130
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+        assert running.stderr is not None
+        for line in running.stderr:  # the estimate is printed right before the search starts
+            if "networks" in line:
+                running.send_signal(signal.SIGINT)
+                break
+        rest = running.stderr.read()
+    assert running.returncode == 130
     assert "interrupted; what was finished is kept" in rest.replace("\n", " ")
     assert "Traceback" not in rest
