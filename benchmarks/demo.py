@@ -1,6 +1,6 @@
 """What `make demo` prints, as a committed result.
 
-    python -m benchmarks.demo             runs recipes/demo.yaml in runs/demo, or goes on there (`make demo` uses it too)
+    python -m benchmarks.demo             recipes/demo.yaml in runs/demo, going on from what `make demo` left there
     python -m benchmarks.demo --quick     2,000 training images, in a folder of its own
 
 `ratios` are differences in accuracy points of the exported files on the test images.
