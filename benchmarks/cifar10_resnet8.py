@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.result import rows_of, write_result
 from bitsmith import pipeline
 from bitsmith.pipeline import RunFolder
@@ -65,7 +67,7 @@ def run(recipe: Recipe, folder: Path, *, quick: bool) -> Path:
             "data": record.data,
             "verified": fine,
             "verdict": record.verdict,
-            "threads": 1,
+            "threads": torch.get_num_threads(),
         },
         seed=recipe.seed,
         core_hours=sum(row.seconds for row in record.rows) / 3600,
