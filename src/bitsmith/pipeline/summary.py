@@ -71,7 +71,7 @@ def summarize(job: Job) -> Record:
         ],
         verification=[check for entry, _ in entries for check in _verifications(run, entry)],
         environment=environment(recipe.seed),
-        notes=[*job.notes, *_left_out(job, entries)],
+        notes=[*job.notes, *_left_out(job, entries), *_flagged(run, entries)],
         command=recipe.command,
     )
 
@@ -87,6 +87,20 @@ def _left_out(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[str]:
                 file = job.run.folder(entry) / "left_out.json"
                 why = read_json(file, "")["reason"] if file.exists() else "it has not been searched yet"
                 notes.append(f"{entry.title} is not compared: {why}")
+    return notes
+
+
+def _flagged(run: RunFolder, entries: list[tuple[Entry, Blueprint]]) -> list[str]:
+    """Layers that verified here and may still differ on old machines."""
+    notes = []
+    for entry, _ in entries:
+        checks = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")["checks"]
+        layers = [layer for check in checks for layer in check["flagged"]]
+        if layers:
+            notes.append(
+                f"{entry.title}: on x86 machines without VNNI, onnxruntime's sums of {', '.join(layers)} can saturate; "
+                "bit identity is claimed for machines like this one"
+            )
     return notes
 
 
