@@ -43,12 +43,10 @@ from bitsmith.cli.options import (
     Weights,
     layer_bits,
     override,
-    parse_ends,
-    parse_numbers,
-    parse_pin,
     parse_shape,
     plain_number,
     read_blueprint,
+    space_section,
     typed_command,
 )
 from bitsmith.cli.show import announce, err, out, print_check, print_rows, progress, say
@@ -182,12 +180,7 @@ def search(
         "model": {"spec": model, "weights": str(weights) if weights else None},
         "data": {"source": data, "shape": parse_shape(shape), "limit": limit},
         "task": {"label_smoothing": label_smoothing},
-        "space": {
-            "weight_bits": parse_numbers(weight_bits, "--weight-bits"),
-            "activation_bits": parse_numbers(activation_bits, "--activation-bits"),
-            "ends": parse_ends(ends),
-            "pins": dict(parse_pin(text) for text in pin or []),
-        },
+        "space": space_section(weight_bits, activation_bits, ends, pin),
         "budgets": [budget],
         "method": settings,
         "baselines": [] if method in ("uniform", "random") else ["uniform", "uniform+fill"],
@@ -342,12 +335,7 @@ def check(
     values = {
         "model": {"spec": model, "weights": str(weights) if weights else None},
         "data": {"source": data, "shape": parse_shape(shape)},
-        "space": {
-            "weight_bits": parse_numbers(weight_bits, "--weight-bits"),
-            "activation_bits": parse_numbers(activation_bits, "--activation-bits"),
-            "ends": parse_ends(ends),
-            "pins": dict(parse_pin(text) for text in pin or []),
-        },
+        "space": space_section(weight_bits, activation_bits, ends, pin),
         "budgets": [budget],
         "method": {"name": "composite", "plan": {"epochs": epochs}},
         "train": {"epochs": train_epochs},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,6 +89,16 @@ def parse_numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise RecipeError(f"{option} takes numbers with commas between, such as 2,3,4,8; got {text!r}") from error
+
+
+def space_section(weight_bits: str, activation_bits: str, ends: str, pins: list[str] | None) -> dict[str, Any]:
+    """The recipe's space from the options of that name."""
+    return {
+        "weight_bits": parse_numbers(weight_bits, "--weight-bits"),
+        "activation_bits": parse_numbers(activation_bits, "--activation-bits"),
+        "ends": parse_ends(ends),
+        "pins": dict(parse_pin(text) for text in pins or []),
+    }
 
 
 def parse_ends(text: str) -> int | None:

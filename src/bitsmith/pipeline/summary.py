@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bitsmith.blueprint import Bits, Blueprint, Options
+from bitsmith.blueprint import Bits, Blueprint, Budget, Options
 from bitsmith.cost import exact, price, table
 from bitsmith.errors import RunError
 from bitsmith.pipeline.folder import Entry, RunFolder
@@ -39,8 +39,6 @@ def summarize(job: Job) -> Record:
         rows.insert(0, _float_row(job))
     chosen = next(((e, b) for e, b in entries if e.kind == "found"), entries[0])
     costs = price(chosen[1].graph, chosen[1].bits)
-    budgets = [budget for line in recipe.budget_sets() for budget in line]
-    own = [budget for budget in budgets if str(budget) in chosen[0].budgets]
     lines = list(dict.fromkeys(", ".join(map(str, line)) for line in recipe.budget_sets()))
     count = len(data.test) if recipe.verify_images is None else min(len(data.test), recipe.verify_images)
     verdicts = [verdict(rows, line, test_images=count) for line in lines]
@@ -67,7 +65,11 @@ def summarize(job: Job) -> Record:
         layers=_layers(chosen[1]),
         curves=_curves(job, entries),
         requested=[
-            Requested(cost=b.cost, limit=b.limit, obtained=costs[b.cost], met=costs[b.cost] <= b.limit) for b in own
+            Requested(cost=b.cost, limit=b.limit, obtained=value, met=value <= b.limit)
+            for entry, blueprint in entries
+            if entry.kind == "found"
+            for b in map(Budget.parse, entry.budgets)
+            for value in [exact(b.cost, blueprint.graph, blueprint.bits)]
         ],
         verification=[check for entry, _ in entries for check in _verifications(run, entry)],
         environment=environment(recipe.seed),
