@@ -68,6 +68,18 @@ def test_the_stages_one_by_one(bitsmith, tmp_path):
     assert "model.onnx" in bitsmith("verify", "a", "--json", cwd=tmp_path, check=1).stderr
 
 
+def test_as_published_beside_its_baselines(bitsmith, tmp_path):
+    """Float ends are searched, compared and reported; no integer file is claimed of them."""
+    options = ["--model", "resnet8_slim", "--data", "digits", "--budget", "bitops=900M", "--weight-bits", "1,2,3,4"]
+    options += ["--activation-bits", "2,3,4", "--as-published", "--epochs", "1", "--train-epochs", "1", "--out", "a"]
+    rows = json.loads(bitsmith("search", *options, "--json", cwd=tmp_path).stdout)
+    assert [row["name"] for row in rows] == ["composite-as-published", "uniform", "uniform+fill"]
+    assert all(row["bits"]["conv1"] == row["bits"]["fc"] == [32, 32] for row in rows)
+    bitsmith("train", "a", "--quiet", cwd=tmp_path)
+    assert "no integer file to write" in bitsmith("export", "a", cwd=tmp_path).stderr.replace("\n", " ")
+    assert json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path).stdout) == {"ok": True, "artefacts": []}
+
+
 def test_cost_prints_the_published_counts(bitsmith):
     costs = json.loads(bitsmith("cost", "--model", "resnet8", "--input", "3x32x32", "--json").stdout)
     assert costs["macs"] == 12_501_632
