@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 from hypothesis import strategies as st
 
 from bitsmith.blueprint import Bits, Blueprint, NetworkGraph, Node, Norm
@@ -29,7 +33,7 @@ class Sketch:
         return self._add(
             Node(
                 name=name, op="conv", inputs=(source,), shape=(channels, *self._window(source, kernel, stride, pad)),
-                kernel=(kernel, kernel), stride=(stride, stride), padding=(pad,) * 4, groups=groups, bias=bias,
+                kernel=(kernel, kernel), stride=(stride, stride), padding=(pad, pad, pad, pad), groups=groups, bias=bias,
                 norm=Norm() if norm else None,
             )
         )  # fmt: skip
@@ -41,7 +45,7 @@ class Sketch:
         shape = (self.nodes[source].shape[0], *self._window(source, kernel, stride, padding))
         return self._add(
             Node(name=name, op="max_pool", inputs=(source,), shape=shape, kernel=(kernel, kernel),
-                 stride=(stride, stride), padding=(padding,) * 4)
+                 stride=(stride, stride), padding=(padding, padding, padding, padding))
         )  # fmt: skip
 
     def global_pool(self, name: str, source: str) -> str:
@@ -59,13 +63,46 @@ class Sketch:
         """An operator that keeps its shape: add, relu, relu6, dropout."""
         return self._add(Node(name=name, op=op, inputs=sources, shape=self.nodes[sources[0]].shape))  # type: ignore[arg-type]
 
+    def put(self, op: str, name: str, shape: tuple[int, ...], *sources: str, **fields: Any) -> str:
+        """Any node, spelled out."""
+        return self._add(Node(name=name, op=op, inputs=sources, shape=shape, **fields))  # type: ignore[arg-type]
+
+    def concat(self, name: str, *sources: str) -> str:
+        shapes = [self.nodes[source].shape for source in sources]
+        return self.put("concat", name, (sum(shape[0] for shape in shapes), *shapes[0][1:]), *sources)
+
+    def split(self, name: str, source: str, start: int, channels: int) -> str:
+        return self.put("split", name, (channels, *self.nodes[source].shape[1:]), source, start=start)
+
+    def pad(self, name: str, source: str, padding: tuple[int, int, int, int], mode: str = "zeros") -> str:
+        (c, h, w), (top, left, bottom, right) = self.nodes[source].shape, padding
+        return self.put("pad", name, (c, h + top + bottom, w + left + right), source, padding=padding, mode=mode)
+
+    def window(self, op: str, name: str, source: str, channels: int, kernel: int, stride: int, **fields: Any) -> str:
+        """A conv or pool with any padding and dilation."""
+        _, h, w = self.nodes[source].shape
+        top, left, bottom, right = fields.get("padding", (0, 0, 0, 0))
+        span = (kernel - 1) * fields.get("dilation", (1, 1))[0] + 1
+        size = ((h + top + bottom - span) // stride + 1, (w + left + right - span) // stride + 1)
+        fields |= {"kernel": (kernel, kernel), "stride": (stride, stride)}
+        return self.put(op, name, (channels, *size), source, **fields)
+
+    def shared(self, name: str, source: str, owner: str) -> str:
+        """Another use of a convolution."""
+        first = self.nodes[owner]
+        size = self._window(source, first.kernel[0], first.stride[0], first.padding[0])
+        node = replace(first, name=name, inputs=(source,), shape=(first.shape[0], *size), shares=owner)
+        return self._add(node)
+
+    def gate(self, name: str, source: str, function: str = "sigmoid") -> str:
+        """Squeeze and excitation: what a tensor says of itself, times itself."""
+        channels = self.nodes[source].shape[0]
+        y = self.conv(f"{name}.fc", self.global_pool(f"{name}.pool", source), channels, kernel=1, bias=True, norm=False)
+        return self.same("multiply", name, source, self.same(function, f"{name}.scale", y))
+
     def graph(self, output: str) -> NetworkGraph:
-        """The graph of what the output needs; the rest is dropped, as a captured network has no dead nodes either."""
-        needed = {output, "x"}
-        for node in reversed(self.nodes.values()):
-            if node.name in needed:
-                needed.update(node.inputs)
-        return NetworkGraph(nodes=tuple(n for n in self.nodes.values() if n.name in needed), output=output)
+        """The graph of what the output needs."""
+        return NetworkGraph(nodes=tuple(self.nodes.values()), output=output)
 
 
 def basic_block(s: Sketch, name: str, source: str, channels: int, stride: int = 1) -> str:
@@ -153,7 +190,7 @@ def mobilenet_v2(side: int = 224) -> NetworkGraph:
 
 
 def every_operator() -> NetworkGraph:
-    """One graph with each operator of the vocabulary, clips both merged and apart."""
+    """One graph with each classic operator, clips both merged and apart; `modern` has the others."""
     s = Sketch((3, 8, 8))
     y = s.same("relu", "relu", s.conv("stem", "x", 4))
     y = s.max_pool("pool", y)
@@ -174,25 +211,110 @@ def blueprint(graph: NetworkGraph, weight: int = 8, activation: int = 8) -> Blue
     return Blueprint(graph=graph, bits=uniform_bits(graph, weight, activation))
 
 
+def modern() -> NetworkGraph:
+    """The rest of the vocabulary: every function, concat, multiply, shuffle, split, pads, shared layers, odd pools."""
+    s = Sketch((3, 8, 8))
+    y = s.same("hard_swish", "hswish", s.conv("stem", "x", 4))
+    y = s.gate("se", y, "hard_sigmoid")
+    left, right = s.split("left", y, 0, 2), s.split("right", y, 2, 2)
+    left = s.same("silu", "silu", s.conv("twice", left, 2))
+    left = s.same("tanh", "tanh", s.shared("twice2", left, "twice"))
+    right = s.same("gelu", "gelu", s.pad("reflect", s.conv("deep", right, 2, kernel=1), (1, 1, 1, 1), "reflect"))
+    right = s.window("max_pool", "max", right, 2, 3, 1)
+    y = s.put("shuffle", "shuffle", (4, 8, 8), s.concat("concat", left, right), groups=2)
+    z = s.same("leaky_relu", "leaky", s.window("avg_pool", "mean", y, 4, 3, 1, padding=(1,) * 4, count_pad=False))
+    y = s.same("add", "add", y, z, s.same("relu", "relu", s.conv("side", y, 4)))
+    y = s.conv("last", s.pad("zeros", y, (0, 1, 2, 0)), 6, stride=2)
+    y = s.flatten("flat", s.global_pool("avg", s.same("sigmoid", "sigmoid", y)))
+    return s.graph(s.linear("fc", y, 5))
+
+
+FUNCTIONS = ("hard_swish", "hard_sigmoid", "silu", "sigmoid", "tanh", "gelu", "leaky_relu")
+_STEPS = ("conv", "conv", "window", "depthwise", "shared", "relu", "relu6", "function", "affine", "max_pool",
+          "avg_pool", "add", "concat", "multiply", "gate", "pad", "shuffle", "split", "dropout")  # fmt: skip
+
+
 @st.composite
 def random_graphs(draw: st.DrawFn) -> NetworkGraph:
-    """A small random network: chains, branches that meet in adds, clips merged and apart, pools, tensors read twice."""
+    """A small random network over the whole vocabulary: chains, branches, layers used twice, tensors read twice."""
     s = Sketch((draw(st.integers(1, 3)), 8, 8))
     y = s.conv("stem", "x", draw(st.integers(1, 5)))
     for index in range(draw(st.integers(0, 8))):
-        name, shape = f"n{index}", s.nodes[y].shape
-        alike = [node.name for node in s.nodes.values() if node.shape == shape and node.name not in ("x", y)]
-        op = draw(st.sampled_from(["conv", "relu", "relu6", "affine", "max_pool", "dropout", "add"]))
-        if op == "conv":
-            stride = draw(st.sampled_from([1, 1, 2]))
-            source = draw(st.sampled_from([y, *alike]))
-            y = s.conv(name, source, draw(st.integers(1, 5)), draw(st.sampled_from([1, 3])), stride)
-        elif op == "add":
-            y = s.same("add", name, y, draw(st.sampled_from(alike))) if alike else y
-        elif op == "affine":
-            y = s.affine(name, y)
-        elif op == "max_pool":
-            y = s.max_pool(name, y, kernel=2 if shape[1] > 1 else 1)
-        else:
-            y = s.same(op, name, y)
-    return s.graph(s.linear("fc", s.flatten("flat", s.global_pool("pool", y)), draw(st.integers(1, 4))))
+        y = _random_step(draw, s, f"n{index}", y)
+    ending = draw(st.sampled_from(["linear", "linear", "conv", "features", "as it is"]))
+    if ending == "as it is":
+        return s.graph(y)
+    if ending == "conv":
+        return s.graph(s.flatten("flat", s.global_pool("pool", s.conv("head", y, draw(st.integers(1, 4)), kernel=1))))
+    y = s.flatten("flat", y if ending == "features" and math.prod(s.nodes[y].shape) < 200 else s.global_pool("pool", y))
+    return s.graph(s.linear("fc", y, draw(st.integers(1, 4))))
+
+
+def _random_step(draw: st.DrawFn, s: Sketch, name: str, y: str) -> str:
+    shape = s.nodes[y].shape
+    channels, side = shape[0], min(shape[1:])
+    alike = [node.name for node in s.nodes.values() if node.shape == shape and node.name not in ("x", y)]
+    step = draw(st.sampled_from(_STEPS))
+    stride = draw(st.sampled_from([1, 1, 2]))
+    if step == "conv":
+        source = draw(st.sampled_from([y, *alike]))
+        return s.conv(name, source, draw(st.integers(1, 5)), draw(st.sampled_from([1, 3])), stride)
+    if step == "window" and side > 3:
+        dilation = draw(st.integers(1, 2))
+        padding = tuple(draw(st.integers(0, 2)) for _ in range(4))
+        fields = {"padding": padding, "dilation": (dilation,) * 2, "norm": Norm()}
+        return s.window("conv", name, y, draw(st.integers(1, 5)), 2, stride, **fields)
+    if step == "depthwise":
+        return s.conv(name, y, channels * draw(st.integers(1, 2)), groups=channels)
+    if step == "shared":
+        before = _ancestors(s, y)
+        owners = [
+            node.name
+            for node in s.nodes.values()
+            if node.op == "conv" and node.name in before and not node.shares and node.groups == 1
+            and node.kernel[0] % 2 and s.nodes[node.inputs[0]].shape[0] == channels
+        ]  # fmt: skip
+        return s.shared(name, y, draw(st.sampled_from(owners))) if owners else y
+    if step == "function":
+        return s.same(draw(st.sampled_from(FUNCTIONS)), name, y)
+    if step == "affine":
+        return s.affine(name, y)
+    if step == "max_pool" and side > 2:
+        padding = tuple(draw(st.integers(0, 1)) for _ in range(4))
+        return s.window(
+            "max_pool", name, y, channels, 2, stride, padding=padding, dilation=(draw(st.integers(1, 2)),) * 2
+        )
+    if step == "avg_pool" and side > 2:
+        padding = tuple(draw(st.integers(0, 1)) for _ in range(4))
+        return s.window("avg_pool", name, y, channels, 2, stride, padding=padding, count_pad=draw(st.booleans()))
+    if step == "add" and alike:
+        return s.same("add", name, y, *draw(st.lists(st.sampled_from(alike), min_size=1, max_size=3)))
+    if step == "concat":
+        near = [node.name for node in s.nodes.values() if node.shape[1:] == shape[1:] and node.name != "x"]
+        others = draw(st.lists(st.sampled_from(near), min_size=1, max_size=2))
+        small = channels + sum(s.nodes[other].shape[0] for other in others) <= 12
+        return s.concat(name, y, *others) if small else y
+    if step == "multiply" and alike:
+        return s.same("multiply", name, y, draw(st.sampled_from(alike)))
+    if step == "gate":
+        return s.gate(name, y, draw(st.sampled_from(["sigmoid", "hard_sigmoid"])))
+    if step == "pad" and 1 < side < 12:
+        padding = draw(st.tuples(*[st.integers(0, 1)] * 4))
+        return s.pad(name, y, padding, draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])))
+    if step == "shuffle":
+        groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
+        return s.put("shuffle", name, shape, y, groups=groups)
+    if step == "split":
+        start = draw(st.integers(0, channels - 1))
+        return s.split(name, y, start, draw(st.integers(1, channels - start)))
+    if step in ("relu", "relu6", "dropout"):
+        return s.same(step, name, y)
+    return y
+
+
+def _ancestors(s: Sketch, name: str) -> set[str]:
+    found = {name}
+    for node in reversed(s.nodes.values()):
+        if node.name in found:
+            found.update(node.inputs)
+    return found

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import UNITS, Budget, format_cost
+from bitsmith.blueprint import UNITS, Budget, format_cost, fronts
 from bitsmith.errors import BudgetError
 
 COST = st.sampled_from(sorted(UNITS))
@@ -93,3 +93,65 @@ def test_limits_that_limit_nothing(limit):
 )
 def test_format(cost, value, text):
     assert format_cost(cost, value) == text
+
+
+def spelled(*texts):
+    return [", ".join(map(str, line)) for line in fronts(*texts)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "networks"),
+    [
+        (("size=10,15,20kB",), ["size=10kB", "size=15kB", "size=20kB"]),
+        (("size=10kB,0.02MB",), ["size=10kB", "size=20kB"]),
+        (("size=1, 2 ,3KiB",), ["size=1.024kB", "size=2.048kB", "size=3.072kB"]),
+        (("avg_bits=2,2.5",), ["avg_bits=2", "avg_bits=2.5"]),
+        (("macs=1e6,2e6",), ["macs=1M", "macs=2M"]),
+        (("params=800,900",), ["params=800", "params=900"]),
+        (("size=10,20kB", "ram=64kB"), ["size=10kB, ram=64kB", "size=20kB, ram=64kB"]),
+        (("ram=64kB", "size=10,20kB", "macs=1G"), ["ram=64kB, size=10kB, macs=1G", "ram=64kB, size=20kB, macs=1G"]),
+        ((Budget(cost="size", limit=5.0), "ram=1kB"), ["size=5B, ram=1kB"]),
+    ],
+)
+def test_fronts_are_one_set_of_budgets_per_value(texts, networks):
+    assert spelled(*texts) == networks
+
+
+@given(st.sampled_from(["size", "weights", "ram"]), st.lists(st.integers(1, 999), min_size=1, max_size=5, unique=True))
+def test_a_front_is_its_values_one_by_one(cost, values):
+    together = f"{cost}={','.join(map(str, values))}kB"
+    assert spelled(together) == [str(Budget.parse(f"{cost}={value}kB")) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("size=10,15",), "can't be in 'a bare number'"),
+        (("size=10kB,15",), "has units here and there"),
+        (("size=8,9kB,0.01MB",), "has units here and there"),
+        (("size=10,,15kB",), "can't read '' in the front"),
+        (("size=10,15kB,",), "can't read '' in the front"),
+        (("size=10,-5kB",), "can't read '-5kB' in the front"),
+        (("size=10,0kB",), "positive"),
+        (("size=10kB,0.01MB",), "has size=10kB twice"),
+        (("sice=1,2kB",), "unknown cost 'sice'"),
+        (("size=10kB", "size=20kB"), "limited twice, by size=10kB and by size=20kB"),
+        (("size=10,20kB", "ram=1,2kB"), "size=10,20kB and ram=1,2kB are both fronts"),
+    ],
+)
+def test_fronts_that_say_nothing_clear(texts, message):
+    with pytest.raises(BudgetError, match=message):
+        fronts(*texts)
+
+
+@given(st.text(alphabet="sizeram=kBM0123456789.,e -", max_size=20))
+def test_any_front_is_read_or_refused(text):
+    try:
+        fronts(text)
+    except BudgetError:
+        return
+
+
+def test_one_budget_is_not_a_front():
+    with pytest.raises(BudgetError, match=r"bitsmith\.fronts\('size=10,20kB'\) lists them"):
+        Budget.parse("size=10,20kB")

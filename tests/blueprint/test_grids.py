@@ -4,7 +4,8 @@ import graphs
 import pytest
 from hypothesis import given
 
-from bitsmith.blueprint import CLIPS, TRANSPARENT, NetworkGraph, plan_grids
+from bitsmith.blueprint import CLIPS, JOINING, TRANSPARENT, NetworkGraph, plan_grids
+from bitsmith.errors import CaptureError
 
 
 def test_plain_chain():
@@ -119,13 +120,102 @@ def test_a_clip_that_shares_its_operand_stands_apart():
     assert not plan.signed["relu"]
 
 
-def test_a_conv_that_is_the_output_and_feeds_a_clip_keeps_its_grid():
+def test_a_branch_that_nobody_reads_changes_nothing():
     s = graphs.Sketch()
     y = s.conv("a", "x", 4)
     s.same("relu", "dead", y)
-    plan = plan_grids(NetworkGraph(nodes=tuple(s.nodes.values()), output=y))
-    assert plan.carrier["a"] == "a"
-    assert "a" in plan.stream
+    graph = NetworkGraph(nodes=tuple(s.nodes.values()), output=y)
+    assert [node.name for node in graph.nodes] == ["x", "a"]
+    assert graph.consumers == {"x": ("a",), "a": ()}
+    assert plan_grids(graph).logits == "a"
+
+
+def test_functions_read_streams_and_write_anywhere():
+    s = graphs.Sketch()
+    y = s.same("silu", "silu", s.conv("a", "x", 4))
+    y = s.same("relu6", "clip", s.same("tanh", "tanh", s.conv("b", y, 4)))
+    y = s.same("sigmoid", "sigmoid", s.conv("c", y, 4))
+    plan = plan_grids(s.graph(s.linear("fc", s.flatten("flat", y), 5)))
+    assert plan.direct == {"x": "a", "silu": "b", "clip": "c", "sigmoid": "fc"}
+    assert set(plan.stream) == {"a", "b", "c"}
+    assert plan.is_merged(s.nodes["clip"])
+    assert plan.carrier["flat"] == "sigmoid"
+    assert [plan.signed[name] for name in ("silu", "tanh", "clip", "sigmoid")] == [True, True, False, False]
+
+
+def test_products_have_steps_of_their_own():
+    s = graphs.Sketch()
+    y = s.gate("se", s.same("relu", "relu", s.conv("a", "x", 4)))
+    plan = plan_grids(s.graph(s.linear("fc", s.flatten("flat", s.conv("b", y, 4)), 5)))
+    assert plan.direct == {"x": "a", "se.pool": "se.fc", "se": "b", "b": "fc"}
+    assert len({plan.stream[name] for name in ("relu", "se.fc", "se.scale")}) == 3
+    assert not plan.signed["se"]
+    last = plan_grids(s.graph("se"))
+    assert last.logits is None  # a product needs a step to be rounded to
+    assert "se" in last.stream
+
+
+def test_concats_join_what_they_read():
+    s = graphs.Sketch()
+    a = s.same("relu", "a.relu", s.conv("a", "x", 4))
+    y = s.concat("cat", a, s.max_pool("pool", s.conv("b", a, 4), kernel=1, stride=1))
+    y = s.same("relu", "apart", y)
+    plan = plan_grids(s.graph(s.linear("fc", s.flatten("flat", y), 5)))
+    assert {plan.stream[name] for name in ("a.relu", "b", "cat", "apart")} == {plan.stream["cat"]}
+    assert [plan.signed[name] for name in ("a.relu", "b", "cat", "apart")] == [False, True, True, False]
+    assert plan.carrier["pool"] == "b"
+    assert not plan.is_merged(s.nodes["apart"])  # a concat computes nothing that a clip could merge with
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_zeros_are_no_sign(mode):
+    s = graphs.Sketch()
+    y = s.conv("b", s.pad("pad", s.conv("a", "x", 4), (1, 1, 1, 1), mode), 4)
+    plan = plan_grids(s.graph(s.flatten("flat", s.global_pool("pool", y))))
+    assert plan.carrier["pad"] == "a"
+    assert ("a" in plan.stream) == plan.narrows("b") == (mode == "zeros")
+
+
+def test_moved_channels_keep_their_grid():
+    s = graphs.Sketch()
+    y = s.put("shuffle", "mix", (4, 8, 8), s.split("half", s.conv("a", "x", 8), 4, 4), groups=2)
+    plan = plan_grids(s.graph(s.flatten("flat", s.global_pool("pool", s.conv("b", y, 4)))))
+    assert plan.carrier["mix"] == plan.carrier["half"] == "a"
+    assert plan.direct["a"] == "b"
+
+
+def test_uses_of_a_layer_read_one_step():
+    s = graphs.Sketch()
+    a = s.same("relu", "relu", s.conv("a", "x", 4))
+    b = s.conv("b", a, 4)
+    y = s.shared("b3", s.same("tanh", "tanh", s.shared("b2", b, "b")), "b")
+    graph = s.graph(s.flatten("flat", s.global_pool("pool", y)))
+    plan = plan_grids(graph)
+    assert graph.uses == {"a": ("a",), "b": ("b", "b2", "b3")}
+    assert [layer.name for layer in graph.layers] == ["a", "b"]
+    assert graph.layers[1].macs == 3 * 64 * graph.layers[1].weights
+    assert plan.layer_reads == {"a": ("x",), "b": ("relu", "b", "tanh")}
+    assert {plan.stream[name] for name in ("relu", "b", "tanh")} == {plan.stream["relu"]}
+    assert plan.narrows("b")
+    assert plan.reads_signed("b")
+    assert [plan.signed[name] for name in plan.layer_reads["b"]] == [False, True, True]
+
+
+def test_windows_that_divide_by_position_are_no_logits():
+    s = graphs.Sketch()
+    y = s.window("avg_pool", "mean", s.conv("a", "x", 4), 4, 3, 1, padding=(1, 1, 1, 1), count_pad=False)
+    assert plan_grids(s.graph(y)).stream == {"a": "a", "mean": "mean"}
+    y = s.window("avg_pool", "plain", "a", 4, 3, 1, padding=(1, 1, 1, 1))
+    assert plan_grids(s.graph(y)).logits == "plain"
+
+
+def test_the_owner_of_shared_parameters_is_needed():
+    s = graphs.Sketch((3, 8, 8))
+    y = s.same("relu", "relu", s.conv("a", "x", 3))
+    s.conv("b", y, 4)
+    s.shared("c", y, "b")
+    with pytest.raises(CaptureError, match="'c' shares the parameters of 'b', which the output doesn't depend on"):
+        s.graph("c")
 
 
 @given(graph=graphs.random_graphs())
@@ -140,10 +230,14 @@ def test_every_grid_has_one_owner(graph):
         if (graph.consumers[node.name] or node.name == graph.output) and carrier not in merged:
             owners = [carrier in plan.stream, carrier in plan.direct, carrier == plan.logits]
             assert sum(owners) == 1, (node.name, owners)
-        if node.op == "add":  # operands and sum share one step; a sum that merges with its clip gives it to the clip
+        if node.op in JOINING:  # operands and result share one step; a sum that merges with its clip gives it that
             result = graph.consumers[node.name][0] if node.name in merged else node.name
             groups = {plan.stream[plan.carrier[read]] for read in node.inputs}
             assert len(groups | ({plan.stream[result]} if result in plan.stream else set())) == 1
     for layer in graph.layers:
-        reads = plan.reads[layer.name]
-        assert plan.narrows(layer.name) != (plan.direct.get(reads) == layer.name)
+        carriers = plan.layer_reads[layer.name]
+        assert set(carriers) == {plan.reads[use] for use in graph.uses[layer.name]}
+        if plan.narrows(layer.name):
+            assert len({plan.stream[carrier] for carrier in carriers}) == 1
+        else:
+            assert [plan.direct[carrier] for carrier in carriers] == [layer.name]

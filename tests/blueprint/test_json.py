@@ -166,7 +166,7 @@ def node(name, op="relu", inputs=("x",)):
         ((node("x", "input", ()), node("x")), "x", "two nodes are called 'x'"),
         ((node("x", "input", ()), node("z", "input", ())), "z", "one input node"),
         ((node("x", "input", ()), node("y", "relu", ("y",))), "y", "'y', which does not come before"),
-        ((node("x", "input", ()), node("y", "gelu")), "y", "operator 'gelu'"),
+        ((node("x", "input", ()), node("y", "mystery")), "y", "operator 'mystery'"),
         ((node("x", "input", ()),), "y", "'y' is not a node"),
     ],
 )  # fmt: skip

@@ -127,3 +127,75 @@ def test_a_module_that_cannot_be_copied_is_compared_as_it_is():
     )
     assert module.training
     assert module.norm.num_batches_tracked == 0
+
+
+class Varied(nn.Module):
+    """One of every operator whose fields could be read wrongly."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular")
+        self.again = nn.Conv2d(6, 6, 1, bias=False)
+
+    def forward(self, x):
+        x = F.leaky_relu(self.stem(x * 2 - 1), 0.2)
+        x = F.channel_shuffle(self.again(x), 3)
+        x = F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False)
+        a, b = x.split((4, 2), 1)
+        x = torch.cat([b, a], 1)
+        return self.again(x * F.hardsigmoid(x.mean((2, 3), keepdim=True)))
+
+
+# A field of a node -> what it could be by mistake.
+MISTAKES = [
+    ("input", {"gain": (2, 2, 2.001)}),
+    ("input", {"offset": (-1, -1.001, -1)}),
+    ("input", {"gain": (), "offset": ()}),
+    ("stem.pad", {"mode": "reflect"}),
+    ("leaky_relu", {"slope": 0.21}),
+    ("leaky_relu", {"op": "relu"}),
+    ("shuffle", {"groups": 2}),
+    ("avg_pool", {"count_pad": True}),
+    ("split", {"start": 1}),
+    ("concat", {"inputs": ("split", "split_1")}),
+    ("hard_sigmoid", {"op": "sigmoid"}),
+    ("multiply", {"inputs": ("concat", "avg_pool_1")}),
+]
+
+
+def test_wrong_numbers_of_every_operator():
+    torch.manual_seed(0)
+    module = Varied()
+    assembled = assemble(read(export(module, SHAPE), module, SHAPE), module)
+    assert check(module, assembled, seed=0) == ()
+    for name, fields in MISTAKES:
+        with pytest.raises(CaptureError, match=r"differ.* in eval mode"):
+            check(module, changed(assembled, name, **fields), seed=0)
+
+
+def test_a_use_of_another_layer_is_noticed():
+    """A copy of the weight computes the same; its gradient lacks one of the two uses."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 3, 1, bias=False))
+    module[2].weight = module[0].weight
+    assembled = assemble(read(export(module, SHAPE), module, SHAPE), module)
+    assert check(module, assembled, seed=0) == ()
+    apart = changed(assembled, "2", shares="")
+    apart.state["2.weight"] = apart.state["0.weight"].clone()
+    with pytest.raises(CaptureError, match=r"the gradient of \d\.weight differ"):
+        check(module, apart, seed=0)
+
+
+def test_a_module_without_gradients_is_refused_in_words():
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            y = x.sigmoid()
+            return y.add_(x) * 1 if self.training else y.add_(x)
+
+    with pytest.raises(CaptureError, match=r"Overwrites can't be run forward and backward in eval mode: .*inplace"):
+        capture(Overwrites(), SHAPE)

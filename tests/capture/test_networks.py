@@ -383,7 +383,7 @@ def test_auxiliary_heads_are_left_out_with_a_note():
     assert [node.name for node in captured.graph.nodes] == ["input", "conv"]
     assert captured.notes == (
         "parameters that eval mode does not use are left out: aux.weight, aux.bias",
-        "train mode returns a tuple; what only training computes is left out",
+        "compared in eval mode alone: train mode returns a tuple; what only training computes is left out",
     )
 
 

@@ -1,10 +1,12 @@
 """Plain values: topology, grids, bits, budgets. Nothing here imports torch."""
 
 from bitsmith.blueprint.blueprint import FLOAT, Bits, Blueprint, InputContract, Options
-from bitsmith.blueprint.budget import UNITS, Budget, format_cost
+from bitsmith.blueprint.budget import UNITS, Budget, format_cost, fronts
 from bitsmith.blueprint.graph import (
     ACCUMULATING,
     CLIPS,
+    FUNCTIONS,
+    JOINING,
     OPERATORS,
     PRICED,
     TRANSPARENT,
@@ -19,6 +21,8 @@ __all__ = [
     "ACCUMULATING",
     "CLIPS",
     "FLOAT",
+    "FUNCTIONS",
+    "JOINING",
     "OPERATORS",
     "PRICED",
     "TRANSPARENT",
@@ -34,5 +38,6 @@ __all__ = [
     "Norm",
     "Options",
     "format_cost",
+    "fronts",
     "plan_grids",
 ]

@@ -66,7 +66,7 @@ class Blueprint:
 
     Args:
         bits: for every priced layer of the graph its Bits.
-        quantizer: name of the quantizer ("lsq", "gaussian", "hwgq").
+        quantizer: name of the quantizers ("lsq", "pact"); `bitsmith.quantize.QUANTIZERS` has them.
         stream_bits: bits of tensors that no priced layer owns (operands of adds, inputs of pools); 8, or 32 = float.
         input: how the input is fed.
         classes: names of the outputs, where known.

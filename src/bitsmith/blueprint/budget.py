@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ UNITS: dict[str, dict[str, float]] = {
     "bitops": _COUNT,
     "avg_bits": _PLAIN,
 }
+_VALUE = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 _FORM = re.compile(r"\s*([a-z_]+)\s*=\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -57,6 +59,11 @@ class Budget:
         """
         match = _FORM.fullmatch(text)
         if match is None:
+            if "," in text:
+                raise BudgetError(
+                    f"{text!r} asks for one network per value, and this takes a single budget; "
+                    f"bitsmith.fronts({text!r}) lists them"
+                )
             raise BudgetError(f"can't read the budget {text!r}; write it as size=20kB, macs=12M or avg_bits=2.5")
         cost, number, unit = match.groups()
         if cost not in UNITS:
@@ -73,6 +80,59 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.cost}={format_cost(self.cost, self.limit, exact=True)}"
+
+
+def fronts(*texts: str | Budget) -> list[tuple[Budget, ...]]:
+    """Budgets that hold together, one set per network wanted: "size=10,15,20kB" asks for three.
+
+    The last value's unit is that of all, or each has its own. All other budgets hold for each network.
+
+    Raises:
+        BudgetError: a text can't be read, a value or a cost is given twice, or two budgets are fronts: whether they
+            are meant as pairs or as all combinations can't be told.
+
+    Example:
+        >>> [" ".join(map(str, line)) for line in fronts("size=10,15kB", "ram=64kB")]
+        ['size=10kB ram=64kB', 'size=15kB ram=64kB']
+    """
+    read = [(text,) if isinstance(text, Budget) else _front(text) for text in texts]
+    seen: dict[str, str] = {}
+    for values, text in zip(read, texts, strict=True):
+        cost = values[0].cost
+        if cost in seen:
+            raise BudgetError(
+                f"{cost} is limited twice, by {seen[cost]} and by {text}; give it once, or for one network per value "
+                f"write {cost}=10,20{'kB' if 'kB' in UNITS[cost] else ''}"
+            )
+        seen[cost] = str(text)
+    several = [str(text) for values, text in zip(read, texts, strict=True) if len(values) > 1]
+    if len(several) > 1:
+        raise BudgetError(
+            f"{several[0]} and {several[1]} are both fronts, and pairs or all combinations could be meant; keep one of "
+            "them here, or list every network wanted in a recipe: budgets: [[size=10kB, ram=32kB], [...]]"
+        )
+    return list(itertools.product(*read))
+
+
+def _front(text: str) -> tuple[Budget, ...]:
+    name, equals, values = text.partition("=")
+    if not equals or "," not in values:
+        return (Budget.parse(text),)
+    parts = [_VALUE.fullmatch(part) for part in values.split(",")]
+    if None in parts:
+        wrong = values.split(",")[parts.index(None)]
+        raise BudgetError(f"can't read {wrong!r} in the front {text!r}; write it as size=10,15,20kB")
+    read = [(part[1], part[2]) for part in parts if part]
+    own = [unit for _, unit in read if unit]
+    if (own and not read[-1][1]) or 1 < len(own) < len(read):
+        raise BudgetError(f"the front {text!r} has units here and there; give the last value one, or each its own")
+    found: list[Budget] = []
+    for number, unit in read:
+        budget = Budget.parse(f"{name}={number}{unit or read[-1][1]}")
+        if budget in found:
+            raise BudgetError(f"the front {text!r} has {budget} twice; every value is one network")
+        found.append(budget)
+    return tuple(found)
 
 
 def format_cost(cost: str, value: float, *, exact: bool = False) -> str:

@@ -7,6 +7,7 @@ anything else is an `affine` node. Shapes leave out the batch dimension: (channe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,18 +16,24 @@ from typing import Any, Literal
 from bitsmith.errors import CaptureError
 
 Operator = Literal[
-    "input", "conv", "linear", "affine", "add", "relu", "relu6", "max_pool", "avg_pool", "flatten", "dropout"
-]
+    "input", "conv", "linear", "affine", "add", "concat", "multiply", "relu", "relu6", "hard_swish", "hard_sigmoid",
+    "silu", "sigmoid", "tanh", "gelu", "leaky_relu", "max_pool", "avg_pool", "pad", "shuffle", "split", "flatten",
+    "dropout",
+]  # fmt: skip
 
 # Layers that hold weights and whose bits are decided.
 PRICED: frozenset[str] = frozenset({"conv", "linear"})
-# Operators that sum into a wide accumulator and can write to any grid.
-ACCUMULATING: frozenset[str] = frozenset({"conv", "linear", "affine", "avg_pool"})
+# Operators that compute in a wide accumulator and can write to any grid.
+ACCUMULATING: frozenset[str] = frozenset({"conv", "linear", "affine", "avg_pool", "multiply"})
+# Functions of one number: a table from one 8-bit grid onto any other.
+FUNCTIONS: frozenset[str] = frozenset({"hard_swish", "hard_sigmoid", "silu", "sigmoid", "tanh", "gelu", "leaky_relu"})
 # Operators that hand on the integers they get: their output lies on their input's grid.
-TRANSPARENT: frozenset[str] = frozenset({"max_pool", "flatten", "dropout"})
+TRANSPARENT: frozenset[str] = frozenset({"max_pool", "pad", "shuffle", "split", "flatten", "dropout"})
+# Operators whose operands and result lie at one step.
+JOINING: frozenset[str] = frozenset({"add", "concat"})
 # Clips that merge into the operator before them.
 CLIPS: frozenset[str] = frozenset({"relu", "relu6"})
-OPERATORS: frozenset[str] = frozenset({"input", "add"}) | PRICED | ACCUMULATING | TRANSPARENT | CLIPS
+OPERATORS: frozenset[str] = frozenset({"input"}) | PRICED | ACCUMULATING | FUNCTIONS | TRANSPARENT | JOINING | CLIPS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +54,18 @@ class Node:
         inputs: names of the nodes read, in order.
         shape: of the output, without the batch dimension.
         kernel, stride, dilation: (height, width); of conv and pools.
-        padding: (top, left, bottom, right), filled with zeros (max_pool: with minus infinity).
-        groups: of conv.
+        padding: (top, left, bottom, right), filled with zeros (max_pool: with minus infinity; pad: see `mode`).
+        mode: of pad: how its edges are filled.
+        count_pad: of avg_pool: whether padding counts in what it divides by.
+        groups: of conv; of shuffle: (groups, channels / groups) is transposed to (channels / groups, groups).
+        start: of split: the first channel kept; its shape says how many.
         bias: whether a conv or linear has a bias of its own (beside its norm).
         norm: BatchNorm that follows a conv or linear; of `affine`, the BatchNorm itself.
+        shares: of conv and linear: the earlier layer whose parameters (weight, bias, norm, quantizers) it uses; ""
+            for its own.
         rate: of dropout.
+        slope: of leaky_relu, for negative numbers.
+        gain, offset: of input: the network computes x * gain + offset first; one number per channel, or none at all.
         source: "file:line" in the user's model, for messages.
     """
 
@@ -62,12 +76,29 @@ class Node:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros"
+    count_pad: bool = True
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    start: int = 0
     bias: bool = False
     norm: Norm | None = None
+    shares: str = ""
     rate: float = 0.0
+    slope: float = 0.01
+    gain: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
     source: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The layer whose parameters it uses, itself or another."""
+        return self.shares or self.name
+
+    @property
+    def divides_by_position(self) -> bool:
+        """Whether this is an avg_pool whose windows at the edges divide by less than those inside."""
+        return self.op == "avg_pool" and not self.count_pad and any(self.padding)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +107,8 @@ class LayerSpec:
 
     Args:
         weights: number of weights, biases not counted.
-        macs: multiply-accumulates for one input.
-        input_shape, output_shape: without batch.
+        macs: multiply-accumulates for one input, over all nodes that use the layer.
+        input_shape, output_shape: without batch; of its first use.
     """
 
     name: str
@@ -97,6 +128,8 @@ class LayerSpec:
 class NetworkGraph:
     """A network as data: nodes in execution order and the name of the node whose output is the network's.
 
+    Nodes that the output doesn't depend on are dropped.
+
     Raises:
         CaptureError: a node reads one that does not come before it, a name is used twice, the output is unknown.
     """
@@ -115,12 +148,29 @@ class NetworkGraph:
             for read in node.inputs:
                 if read not in by_name:
                     raise CaptureError(f"node {node.name!r} reads {read!r}, which does not come before it")
+            owner = by_name.get(node.shares)
+            if node.shares and (owner is None or owner.op != node.op or owner.shares):
+                raise CaptureError(
+                    f"node {node.name!r} shares the parameters of {node.shares!r}, "
+                    f"which is not an earlier {node.op} with parameters of its own"
+                )
             by_name[node.name] = node
         if not self.nodes or self.nodes[0].op != "input" or sum(n.op == "input" for n in self.nodes) != 1:
             raise CaptureError("a graph starts with its one input node")
         if self.output not in by_name:
             raise CaptureError(f"the output {self.output!r} is not a node of the graph")
-        object.__setattr__(self, "_by_name", by_name)
+        alive = {self.nodes[0].name, self.output}
+        for node in reversed(self.nodes):
+            if node.name in alive:
+                alive.update(node.inputs)
+        object.__setattr__(self, "nodes", tuple(node for node in self.nodes if node.name in alive))
+        object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
+        for node in self.nodes:
+            if node.owner not in alive:
+                raise CaptureError(
+                    f"node {node.name!r} shares the parameters of {node.shares!r}, which the output doesn't depend on; "
+                    "let the first node that it needs own them"
+                )
 
     def __getitem__(self, name: str) -> Node:
         return self._by_name[name]
@@ -146,14 +196,23 @@ class NetworkGraph:
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """The priced layers in execution order."""
-        return tuple(self._spec(node) for node in self.nodes if node.op in PRICED)
+        """The priced layers in execution order; nodes that share a layer's parameters count as uses of it."""
+        return tuple(self._spec(node) for node in self.nodes if node.op in PRICED and not node.shares)
+
+    @cached_property
+    def uses(self) -> Mapping[str, tuple[str, ...]]:
+        """For each priced layer the nodes that compute with its parameters, itself first."""
+        found: dict[str, list[str]] = {}
+        for node in self.nodes:
+            if node.op in PRICED:
+                found.setdefault(node.owner, []).append(node.name)
+        return {name: tuple(nodes) for name, nodes in found.items()}
 
     def _spec(self, node: Node) -> LayerSpec:
         source = self[node.inputs[0]].shape
         cin, cout = source[0], node.shape[0]
         weights = cout * (cin // node.groups) * node.kernel[0] * node.kernel[1]
-        positions = node.shape[1] * node.shape[2] if len(node.shape) == 3 else 1
+        positions = sum(math.prod(self[use].shape[1:]) for use in self.uses[node.name])
         return LayerSpec(
             name=node.name,
             kind="conv" if node.op == "conv" else "linear",
@@ -179,7 +238,7 @@ class NetworkGraph:
 
 
 _DEFAULTS = asdict(Node(name="", op="input", shape=()))
-_TUPLES = {"inputs", "shape", "kernel", "stride", "padding", "dilation"}
+_TUPLES = {"inputs", "shape", "kernel", "stride", "padding", "dilation", "gain", "offset"}
 
 
 def _node_to_dict(node: Node) -> dict[str, Any]:

@@ -11,8 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bitsmith.blueprint import OPERATORS, PRICED, NetworkGraph, Node
-from bitsmith.capture.draft import Draft, Reading
+from bitsmith.blueprint import JOINING, OPERATORS, PRICED, NetworkGraph, Node
+from bitsmith.capture.draft import Draft, Reading, shortened
+from bitsmith.capture.export import tensor_of
+from bitsmith.capture.gates import without_unflatten
+from bitsmith.capture.pixels import resolve
+from bitsmith.capture.sharing import with_norms, with_shared
 from bitsmith.errors import CaptureError
 from bitsmith.quantize import build, float_blueprint
 
@@ -23,11 +27,13 @@ class Assembled:
 
     Args:
         sources: key of the state -> the user's name of the parameter or buffer.
+        tails: number of final steps that the module has and the graph has not.
     """
 
     graph: NetworkGraph
     state: dict[str, Tensor]
     sources: dict[str, str]
+    tails: int
     notes: tuple[str, ...]
 
 
@@ -35,19 +41,26 @@ def assemble(reading: Reading, module: nn.Module) -> Assembled:
     """Make the graph and the state of a reading.
 
     Raises:
-        CaptureError: a refused operator leads to the output (all are listed), or two nodes share a parameter.
+        CaptureError: a refused operator leads to the output (all are listed), parameters are shared by anything
+            but uses of one layer, or the input is scaled in two ways.
     """
     drafts = _reachable(reading.drafts, reading.output)
     _raise_refused(drafts, module)
-    _raise_shared(drafts, module)
-    drafts, output = _with_norms(drafts, reading.output)
+    drafts, output = resolve(drafts, reading.output)
+    drafts, output, converted = without_unflatten(drafts, output)
+    drafts = _reachable(drafts, output)
+    drafts, output = with_norms(_joined(drafts, output), output, module)
+    drafts = with_shared(drafts, module)
     names = _names(drafts)
     nodes = tuple(_node(draft, names) for draft in drafts)
     sources = {f"{names[d.name]}.{key}": name for d in drafts for key, name in d.tensors.items()}
     state = {key: tensor_of(module, name).detach().cpu().clone() for key, name in sources.items()}
-    notes = [*_complete_norms(nodes, state, sources, module), *_left_out(module, sources)]
+    for node in nodes:
+        if node.op == "conv" and not node.shares and state[f"{node.name}.weight"].ndim == 2:  # see `gates`
+            state[f"{node.name}.weight"] = state[f"{node.name}.weight"][:, :, None, None]
+    notes = [*converted, *_complete_norms(nodes, state, sources, module), *_left_out(module, sources)]
     graph = NetworkGraph(nodes=nodes, output=names[output])
-    return Assembled(graph=graph, state=state, sources=sources, notes=tuple(notes))
+    return Assembled(graph=graph, state=state, sources=sources, tails=reading.tails, notes=tuple(notes))
 
 
 def _reachable(drafts: Sequence[Draft], output: str) -> list[Draft]:
@@ -74,38 +87,18 @@ def _raise_refused(drafts: Sequence[Draft], module: nn.Module) -> None:
     )
 
 
-def _raise_shared(drafts: Sequence[Draft], module: nn.Module) -> None:
-    readers: dict[int, list[tuple[str, str]]] = {}
-    for draft in drafts:
-        for name in draft.tensors.values():
-            readers.setdefault(id(tensor_of(module, name)), []).append((name, draft.source))
-    for found in readers.values():
-        if len(found) > 1:
-            lines = " and ".join(dict.fromkeys(source for _, source in found))
-            raise CaptureError(
-                f"{found[0][0]} is used {len(found)} times (at {lines}); layers that share weights can't be captured "
-                "yet: give each use a module of its own"
-            )
-
-
-def _with_norms(drafts: Sequence[Draft], output: str) -> tuple[list[Draft], str]:
-    """Make a BatchNorm that alone reads a conv or linear layer the norm of that layer."""
+def _joined(drafts: Sequence[Draft], output: str) -> list[Draft]:
+    """Make a chain of sums, or of concatenations, one: a + b + c, where nobody else reads a + b."""
     readers = Counter(name for draft in drafts for name in draft.inputs)
     readers[output] += 1
     kept: dict[str, Draft] = {}
-    merged: dict[str, str] = {}
     for draft in drafts:
-        inputs = tuple(merged.get(name, name) for name in draft.inputs)
-        source = kept[inputs[0]] if inputs else None
-        # A layer that has its norm was read by that norm alone, under the same name.
-        alone = bool(inputs) and draft.inputs[0] == inputs[0] and readers[inputs[0]] == 1
-        if draft.op == "affine" and source is not None and source.op in PRICED and alone:
-            fields, tensors = {**source.fields, **draft.fields}, {**source.tensors, **draft.tensors}
-            kept[source.name] = replace(source, fields=fields, tensors=tensors)
-            merged[draft.name] = source.name
-        else:
-            kept[draft.name] = replace(draft, inputs=inputs)
-    return list(kept.values()), merged.get(output, output)
+        inputs: list[str] = []
+        for name in draft.inputs:
+            alone = draft.op in JOINING and kept[name].op == draft.op and readers[name] == 1
+            inputs += kept.pop(name).inputs if alone else [name]
+        kept[draft.name] = replace(draft, inputs=tuple(inputs))
+    return list(kept.values())
 
 
 def _names(drafts: Sequence[Draft]) -> dict[str, str]:
@@ -121,7 +114,10 @@ def _names(drafts: Sequence[Draft]) -> dict[str, str]:
             base = f"{base}.{draft.op}"
         names[draft.name] = _unique(base, others)
     for draft in (d for d in drafts if not d.tensors):
-        names[draft.name] = _unique(bases[draft.name], set(names.values()))
+        base = bases[draft.name]
+        # What a layer's module does beside the layer, as the padding of Conv2d(padding_mode="reflect").
+        base = f"{base}.{draft.op}" if base in paths and draft.op not in PRICED else base
+        names[draft.name] = _unique(base, set(names.values()))
     return names
 
 
@@ -133,7 +129,7 @@ def _unique(base: str, taken: Set[str]) -> str:
 def _base(draft: Draft) -> str:
     """The path of the module that a node came from, else that of the module around it and the operator."""
     tensor = draft.tensors.get("weight") or draft.tensors.get("norm.weight") or draft.tensors.get("norm.running_mean")
-    if tensor is not None:
+    if tensor is not None and not draft.leaf:  # a leaf's path is the user's name where parameters have several
         owner, _, last = tensor.rpartition(".")
         path = owner if last in ("weight", "running_mean") else tensor
     else:
@@ -151,13 +147,16 @@ def _reserved() -> frozenset[str]:
 
 def _node(draft: Draft, names: Mapping[str, str]) -> Node:
     assert draft.op in OPERATORS
+    fields = dict(draft.fields)
+    if "shares" in fields:
+        fields["shares"] = names[fields["shares"]]
     return Node(
         name=names[draft.name],
         op=draft.op,  # pyright: ignore[reportArgumentType]
         inputs=tuple(names[name] for name in draft.inputs),
         shape=draft.shape,
         source=draft.source,
-        **draft.fields,
+        **fields,
     )
 
 
@@ -167,7 +166,7 @@ def _complete_norms(
     """Add what a BatchNorm of the rebuilt network has and the user's may lack; say so where it changes training."""
     notes = []
     for node in nodes:
-        if node.norm is None:
+        if node.norm is None or node.shares:
             continue
         mean = state[f"{node.name}.norm.running_mean"]
         if f"{node.name}.norm.weight" not in state or f"{node.name}.norm.bias" not in state:
@@ -186,11 +185,4 @@ def _left_out(module: nn.Module, sources: Mapping[str, str]) -> list[str]:
     names = [name for name, parameter in module.named_parameters() if id(parameter) not in used]
     if not names:
         return []
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return [f"parameters that eval mode does not use are left out: {shown}"]
-
-
-def tensor_of(module: nn.Module, name: str) -> Tensor:
-    """A module's parameter or buffer by its dotted name."""
-    owner, _, last = name.rpartition(".")
-    return getattr(module.get_submodule(owner), last)
+    return [f"parameters that eval mode does not use are left out: {shortened(names)}"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-import torch
 from torch import Tensor, fx
 
-from bitsmith.capture.draft import NONE, Refusal, Value
+from bitsmith.capture.constants import Constants
+from bitsmith.capture.draft import NONE, Pixel, Refusal, Value
+from bitsmith.capture.drafting import Drafting
+from bitsmith.capture.export import schema_of
 
 
 @final
@@ -19,42 +21,112 @@ class Call:
         node: of the exported graph, a `torch.ops.aten` call.
         values: the tensors that were made so far.
         tensors: placeholder -> the user's name of the parameter or buffer.
+        constants: tensors that don't depend on the input.
+        drafting: where nodes are made.
     """
 
-    def __init__(self, node: fx.Node, values: Mapping[fx.Node, Value], tensors: Mapping[fx.Node, str]) -> None:
+    def __init__(
+        self,
+        node: fx.Node,
+        values: Mapping[fx.Node, Value],
+        tensors: Mapping[fx.Node, str],
+        constants: Constants,
+        drafting: Drafting,
+    ) -> None:
         self.node = node
-        self.shape = shape_of(node)
+        self.drafting = drafting
         self._values = values
         self._tensors = tensors
+        self._constants = constants
         self._arguments = arguments(node)
 
     def __getitem__(self, name: str) -> Any:
         """An argument that is a plain value; defaults are filled in, those that the overload lacks are None."""
         return self._arguments.get(name)
 
-    def read(self, name: str | None = None, *, rank: int | None = None, padded: bool = False) -> Value:
-        """The tensor given as `name`.
+    @property
+    def first(self) -> str:
+        """The name of the first argument, which differs between an operator and its in-place form."""
+        return next(iter(self._arguments))
 
-        Args:
-            name: of the argument; None for the first.
-            rank: without the batch dimension; None for any.
-            padded: whether the reader takes up zeros around it.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The output's shape without its leading dimension."""
+        return shapes_of(self.node)[0]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The same of every output."""
+        return shapes_of(self.node)
+
+    def value(self, name: str) -> Value:
+        """The tensor given as `name`, which may be a view that has no node.
 
         Raises:
-            Refusal: it isn't computed from the input, has another rank, or is a pad or reshape that has no node.
+            Refusal: it isn't computed from the input.
         """
-        given: Any = self.node.args[0] if name is None else self._arguments[name]
-        if not isinstance(given, fx.Node) or given not in self._values:
-            held = f" ({self._tensors[given]})" if given in self._tensors else ""
-            raise Refusal(f"it reads a tensor that isn't computed from the input{held}")
-        value = self._values[given]
-        if value.pending is not None and not (padded and value.pad != NONE):
-            what = "only zeros directly before a conv2d can be padded" if value.pad != NONE else ""
-            what = what or "a reshape must flatten everything but the batch"
-            raise Refusal(what, at=value.pending)
+        return self._value(self._arguments[name])
+
+    def values(self, name: str) -> list[Value]:
+        """The tensors of the list given as `name`; see `value`."""
+        return [self._value(given) for given in self._arguments[name]]
+
+    def read(self, name: str = "self", *, rank: int | None = None) -> Value:
+        """The tensor given as `name`, as the output of a node.
+
+        Args:
+            name: of the argument.
+            rank: without the batch dimension; None for any.
+
+        Raises:
+            Refusal: it isn't computed from the input, has another rank, or is a view that has no node.
+        """
+        value = self.drafting.settle(self.value(name))
         if rank is not None and len(value.shape) != rank:
             raise Refusal(f"its input has {len(value.shape) + 1} dimensions with the batch, not {rank + 1}")
         return value
+
+    def padded(self, name: str) -> Value:
+        """A map for a reader that takes up the zeros around it."""
+        value = self.value(name)
+        return value if value.pad != NONE else self.read(name, rank=3)
+
+    def maps(self, name: str = "self") -> Value:
+        """A map, also where its rows and columns were flattened into one dimension."""
+        value = self.value(name)
+        base = self.drafting.shape(value)
+        flattened = len(base) == 3 and value.shape == (base[0], base[1] * base[2])
+        if flattened and value.pad == NONE and value.shuffled == 1 and not value.pixels:
+            return Value(node=value.node, shape=base, storage=value.storage, region=value.region)
+        return self.read(name, rank=3)
+
+    def gate(self, name: str) -> Value:
+        """An operand of a product: (C, 1, 1) may have been repeated over rows and columns."""
+        value = self.value(name)
+        if not value.expanded:
+            return self.read(name)
+        return Value(node=value.node, shape=self.drafting.shape(value), storage=value.storage, region=value.region)
+
+    def pixels(self, name: str) -> tuple[Pixel, ...]:
+        """The channels of an argument that is still arithmetic on the raw input, else ()."""
+        given = self._arguments[name]
+        return self._values[given].pixels if given in self._values else ()
+
+    def rank(self, name: str) -> int:
+        """The rank of a tensor, batch included."""
+        return self._arguments[name].meta["val"].dim()
+
+    def constant(self, name: str) -> Tensor | None:
+        """The value of a number, or of a tensor computed from buffers and constants alone; None for any other."""
+        return self.constant_of(self._arguments[name])
+
+    def constant_of(self, given: Any) -> Tensor | None:
+        """The same of one entry of a list."""
+        return None if given in self._values else self._constants.of(given)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor isn't computed from the input, or is a number."""
+        return self._arguments[name] not in self._values
 
     def tensor(self, name: str) -> str | None:
         """The user's name of the parameter or buffer given as `name`; None where it is None.
@@ -76,32 +148,33 @@ class Call:
         """The shape of the parameter given as `name`."""
         return tuple(self._arguments[name].meta["val"].shape)
 
+    def _value(self, given: Any) -> Value:
+        if not isinstance(given, fx.Node) or given not in self._values:
+            held = f" ({self._tensors[given]})" if given in self._tensors else ""
+            raise Refusal(f"it reads a tensor that isn't computed from the input{held}")
+        return self._values[given]
+
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """All arguments of an aten call by name, defaults included."""
     schema = schema_of(node)
     assert schema is not None
-    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
-    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    return defaults | given | node.kwargs
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
+    return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
 
 
-def schema_of(node: fx.Node) -> torch.FunctionSchema | None:
-    """The schema of an aten operator, None for anything else."""
-    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
-        return node.target._schema
-    return None
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The output's shape without its leading dimension.
+def shapes_of(node: fx.Node) -> tuple[tuple[int, ...], ...]:
+    """The outputs' shapes without their leading dimension.
 
     Raises:
-        Refusal: a dimension other than the first depends on the batch size, or the output isn't one tensor.
+        Refusal: a dimension other than the first depends on the batch size, or an output isn't a tensor.
     """
     value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        raise Refusal
-    if any(not isinstance(size, int) for size in value.shape[1:]):
-        raise Refusal("it mixes the batch with other dimensions")
-    return tuple(int(size) for size in value.shape[1:])
+    shapes = []
+    for tensor in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(tensor, Tensor):
+            raise Refusal
+        if any(not isinstance(size, int) for size in tensor.shape[1:]):
+            raise Refusal("it mixes the batch with other dimensions")
+        shapes.append(tuple(int(size) for size in tensor.shape[1:]))
+    return tuple(shapes)

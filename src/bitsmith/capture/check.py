@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.overrides import TorchFunctionMode
 
 from bitsmith.blueprint import NetworkGraph
-from bitsmith.capture.assemble import Assembled, tensor_of
-from bitsmith.capture.export import BATCH, device_of, dtype_of, in_mode
-from bitsmith.capture.operators import TAILS
+from bitsmith.capture.assemble import Assembled
+from bitsmith.capture.export import BATCH, device_of, dtype_of, in_mode, tensor_of
+from bitsmith.capture.outputs import Tails
 from bitsmith.errors import CaptureError
 from bitsmith.quantize import build, float_blueprint
 from bitsmith.seeding import derive, torch_generator
@@ -33,6 +33,7 @@ class _Pair:
     theirs: nn.Module
     ours: nn.Module
     sources: Mapping[str, str]
+    tails: int
     x: Tensor
     seed: int
 
@@ -76,8 +77,18 @@ def _paired(theirs: nn.Module, assembled: Assembled, seed: int) -> _Pair:
     dtype, device = dtype_of(theirs), device_of(theirs)
     ours = build(float_blueprint(_without_dropout(assembled.graph))).to(device, dtype)
     ours.load_state_dict(assembled.state, strict=True)
+    first = assembled.graph.nodes[0]
+    for buffer, numbers in ((ours.gain, first.gain), (ours.offset, first.offset)):
+        buffer.copy_(torch.tensor(numbers, dtype=torch.float64).reshape(buffer.shape))  # not by way of float32
     x = torch.randn(BATCH, *assembled.graph.input_shape, dtype=torch.float64, generator=torch_generator(seed, "batch"))
-    return _Pair(theirs=theirs, ours=ours, sources=assembled.sources, x=x.to(device, dtype), seed=seed)
+    return _Pair(
+        theirs=theirs,
+        ours=ours,
+        sources=assembled.sources,
+        tails=assembled.tails,
+        x=x.to(device, dtype),
+        seed=seed,
+    )
 
 
 def _without_dropout(graph: NetworkGraph) -> NetworkGraph:
@@ -92,18 +103,38 @@ def _compare_training(pair: _Pair) -> str:
     for child in theirs.modules():
         if isinstance(child, _DropoutNd) or type(child).__name__ in ("StochasticDepth", "DropPath"):
             child.eval()
+    note = _cannot_train(pair)
+    if note:
+        if not _puts_norms_in_train_mode(pair):
+            return f"compared in eval mode alone: {note}"
+        if failed := _cannot_train(pair):
+            return f"compared in eval mode alone: {failed}"
+        note = f"compared in train mode with the BatchNorms alone in it: {note}"
+    _compare(pair, training=True)
+    return note
+
+
+def _cannot_train(pair: _Pair) -> str:
+    """Why the module in its present modes can't be compared; copies of it run, so that its statistics stay."""
     try:
-        before = copy.deepcopy(theirs)
-        with _Logits():
-            first, again = (copy.deepcopy(theirs)(pair.x.clone()) for _ in range(2))
-    except Exception as error:
-        return f"compared in eval mode alone: train mode fails ({(str(error).splitlines() or [''])[0]})"
+        first, again = (copy.deepcopy(pair.theirs)(pair.x.clone()) for _ in range(2))
+    except Exception as error:  # the user's own code
+        return f"train mode fails ({(str(error).splitlines() or [''])[0]})"
     if not isinstance(first, Tensor):
         return f"train mode returns a {type(first).__name__}; what only training computes is left out"
-    if not torch.equal(first, again):
-        return "compared in eval mode alone: the module draws random numbers in train mode"
-    _compare(replace(pair, theirs=before), training=True)
-    return ""
+    return "" if torch.equal(first, again) else "the module draws random numbers in train mode"
+
+
+def _puts_norms_in_train_mode(pair: _Pair) -> bool:
+    """Everything in eval mode but the BatchNorms; False where some are functions that obey another module's flag."""
+    owners = {name.rpartition(".")[0] for key, name in pair.sources.items() if key.endswith("norm.running_mean")}
+    norms = [pair.theirs.get_submodule(owner) for owner in sorted(owners)]
+    if not norms or not all(isinstance(norm, _BatchNorm) for norm in norms):
+        return False
+    pair.theirs.eval()
+    for norm in norms:
+        norm.train()
+    return True
 
 
 def _compare(pair: _Pair, *, training: bool) -> None:
@@ -111,9 +142,13 @@ def _compare(pair: _Pair, *, training: bool) -> None:
     mode = "train" if training else "eval"
     parameters = {key: p for key, p in pair.ours.named_parameters() if key in pair.sources}
     own = {key: tensor_of(pair.theirs, pair.sources[key]) for key in parameters}
-    with _Logits():
-        y, grads = _run(pair.theirs, pair.x, own, pair.seed)
-    z, found = _run(pair.ours, pair.x, parameters, pair.seed)
+    try:
+        y, grads = _run(pair.theirs, pair.x, own, pair.seed, tails=pair.tails)
+    except Exception as error:  # the user's own code
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        kind = type(pair.theirs).__name__
+        raise CaptureError(f"{kind} can't be run forward and backward in {mode} mode: {reason}") from error
+    z, found = _run(pair.ours, pair.x, parameters, pair.seed, tails=0)
     if y.shape != z.shape:
         raise CaptureError(f"the captured network returns shape {tuple(z.shape)}, the module {tuple(y.shape)}: {_BUG}")
     tolerance = TOLERANCE[pair.x.dtype]
@@ -121,7 +156,7 @@ def _compare(pair: _Pair, *, training: bool) -> None:
     largest = max(float(g.abs().max()) for g in grads.values())
     for key, gradient in grads.items():
         name = "the gradient of " + pair.sources.get(key, "the input")
-        _assert_close(name, found[key], gradient, FLOOR * largest, tolerance, mode)
+        _assert_close(name, found[key].reshape(gradient.shape), gradient, FLOOR * largest, tolerance, mode)
     if training:
         buffers = dict(pair.ours.named_buffers())
         for key, source in pair.sources.items():
@@ -132,14 +167,17 @@ def _compare(pair: _Pair, *, training: bool) -> None:
                 _assert_close(source, buffers[key], tensor_of(pair.theirs, source), floor, tolerance, mode)
 
 
-def _run(network: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], seed: int):
-    """Output, and gradients of a random linear loss with respect to the input ("") and the parameters."""
+def _run(network: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], seed: int, *, tails: int):
+    """Output before its last `tails` steps, and gradients of a random linear loss with respect to the input ("") and
+    the parameters.
+    """
     leaf = x.clone().requires_grad_()
     frozen = [p for p in parameters.values() if not p.requires_grad]
     for p in frozen:
         p.requires_grad_()
     try:
-        y = network(leaf.clone())  # a copy: the first operator may work in place
+        with Tails() as steps:
+            y = steps.before(network(leaf.clone()), tails)  # a copy: the first operator may work in place
         weights = torch.randn(y.shape, dtype=torch.float64, generator=torch_generator(seed, "loss")).to(y)
         wanted = {"": leaf, **parameters}
         gradients = torch.autograd.grad((y * weights).sum(), list(wanted.values()), allow_unused=True)
@@ -162,14 +200,5 @@ def _assert_close(name: str, found: Tensor, wanted: Tensor, floor: float, tolera
 
 _BUG = (
     "the module may do something in its forward pass that its exported graph does not show "
-    "(detach, hooks, a branch on self.training)"
+    "(detach, a branch on self.training)"
 )
-
-
-class _Logits(TorchFunctionMode):
-    """Makes softmax, log_softmax, sigmoid and argmax hand on their input: in a captured module they come last."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in TAILS:
-            return args[0] if args else next(iter((kwargs or {}).values()))
-        return func(*args, **(kwargs or {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,21 +27,41 @@ class Refusal(Exception):  # noqa: N818 - it never leaves this room
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pixel:
+    """One channel computed from the raw input alone: x[channel] * gain + offset."""
+
+    channel: int
+    gain: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Value:
-    """A tensor of the exported graph: the output of a draft, maybe reshaped or with zeros around it.
+    """A tensor of the exported graph: the output of a draft, or a view of it that has no node (yet).
 
     Args:
         node: name of the draft.
         shape: of the tensor, without the batch dimension.
-        storage: tensors that share memory, so that an in-place operator changes all of them, have the same number.
-        pad: zeros around it that the convolution reading it takes up.
-        pending: the pad or reshape that has no node yet; None where the value is the draft's output as it is.
+        storage: tensors that share memory have the same number.
+        region: the first element of an image in that memory and the one after the last: an in-place operator changes
+            all tensors whose region it touches.
+        pad: zeros around it, which the convolution reading it takes up; another reader makes them a node.
+        shuffled: g, where (g, C / g, ...) was transposed to (C / g, g, ...) and not yet put together; else 1.
+        expanded: whether (C, 1, 1) was repeated to (C, H, W); only a product reads that.
+        formula: how far a function that is written out has come (`by_hand`).
+        pixels: its channels, where it is still arithmetic on the raw input.
+        pending: the call that made it, where it is not the draft's output as it is.
     """
 
     node: str
     shape: tuple[int, ...]
     storage: int
+    region: tuple[int, int]
     pad: Padding = NONE
+    shuffled: int = 1
+    expanded: bool = False
+    formula: str = ""
+    pixels: tuple[Pixel, ...] = ()
     pending: fx.Node | None = None
 
 
@@ -51,7 +71,8 @@ class Draft:
 
     Args:
         name: unique within one reading; not the final name.
-        op: an operator of the vocabulary, or "refused".
+        op: an operator of the vocabulary; "refused"; "pixels", what reads the raw input (`pixels.resolve`); or
+            "unflatten", (C,) -> (C, 1, 1) (`gates.without_unflatten`).
         inputs: names of drafts.
         shape: of the output, without the batch dimension.
         fields: further fields of Node.
@@ -89,8 +110,33 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """All drafts in execution order, the one that is the output, and what was left out."""
+    """What reading found.
+
+    Args:
+        drafts: all of them, in execution order.
+        output: the draft that is the output.
+        tails: number of final steps (softmax, argmax, ...) that were left out behind it.
+        notes: what was left out.
+    """
 
     drafts: tuple[Draft, ...]
     output: str
+    tails: int
     notes: tuple[str, ...]
+
+
+def batched(shape: Sequence[int]) -> str:
+    """A shape with its batch, for messages."""
+    return f"({', '.join(['N', *map(str, shape)])})"
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first three of some names and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# Said of sums and products with numbers that are no whole operator.
+NUMBERS = (
+    "numbers scale the raw input only, before anything else reads it; elsewhere put them into the weights of a layer "
+    "(relu6(x + 3) / 6 is read as hard_sigmoid)"
+)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
@@ -36,6 +36,8 @@ def export(module: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
     with in_mode(module, training=False), _quiet():
         try:
             return torch.export.export(module, (sample,), dynamic_shapes=({0: Dim("batch", min=2)},), strict=False)
+        except CaptureError:
+            raise
         except Exception as error:  # torch.export raises whatever the user's code and torch's tracers raise
             raise CaptureError(_explain(error, module, shape)) from error
 
@@ -60,6 +62,19 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def device_of(module: nn.Module) -> torch.device:
     """The device of the module's first parameter, the CPU where there is none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """A module's parameter or buffer by its dotted name."""
+    owner, _, last = name.rpartition(".")
+    return getattr(module.get_submodule(owner), last)
+
+
+def schema_of(node: fx.Node) -> torch.FunctionSchema | None:
+    """The schema of an aten operator, None for anything else."""
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
+        return node.target._schema
+    return None
 
 
 def where(node: fx.Node) -> str:

@@ -1,20 +1,24 @@
-"""What each aten operator becomes. A function per operator, one dict at the end."""
+"""What each aten operator that computes becomes. A function per operator, one dict at the end; pools have a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from bitsmith.blueprint import Norm
+from bitsmith.capture.by_hand import clipped, divided, gated, shifted
 from bitsmith.capture.call import Call
-from bitsmith.capture.draft import NONE, Made, Padding, Refusal, Value
+from bitsmith.capture.draft import NONE, NUMBERS, Made, Refusal, Value, batched
+from bitsmith.capture.pools import POOLS, pair
 
 
 def _conv(call: Call) -> Made:
-    x = call.read(rank=3, padded=True)
+    x = call.padded("input")
+    if len(x.shape) != 3:
+        raise Refusal(f"its input has {len(x.shape) + 1} dimensions with the batch, not 4")
     tensors = _weights(call)
     kernel = call.tensor_shape("weight")[2:]
-    dilation = _pair(call["dilation"])
+    dilation = pair(call["dilation"])
     match call["padding"]:
         case "valid":
             own = NONE
@@ -22,23 +26,29 @@ def _conv(call: Call) -> Made:
             total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
             own = (total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2)
         case sizes:
-            own = _pair(sizes) * 2
+            own = pair(sizes) * 2
     padding = tuple(a + b for a, b in zip(own, x.pad, strict=True))
-    fields = {"kernel": kernel, "stride": _pair(call["stride"]), "padding": padding, "dilation": dilation}
+    fields = {"kernel": kernel, "stride": pair(call["stride"]), "padding": padding, "dilation": dilation}
     fields |= {"groups": call["groups"], "bias": "bias" in tensors}
     return Made(op="conv", inputs=(x.node,), shape=call.shape, fields=fields, tensors=tensors)
 
 
 def _linear(call: Call) -> Made:
-    x = call.read()
+    x = call.read("input")
     if len(x.shape) != 1:
-        raise Refusal(f"it reads {_batched(x.shape)}; a linear layer reads (N, features): flatten before it")
+        raise Refusal(f"it reads {batched(x.shape)}; a linear layer reads (N, features): flatten before it")
     tensors = _weights(call)
     return Made(op="linear", inputs=(x.node,), shape=call.shape, fields={"bias": "bias" in tensors}, tensors=tensors)
 
 
+def _weights(call: Call) -> dict[str, str]:
+    weight, bias = call.tensor("weight"), call.tensor("bias")
+    assert weight is not None
+    return {"weight": weight} | ({} if bias is None else {"bias": bias})
+
+
 def _batch_norm(call: Call) -> Made:
-    x = call.read()
+    x = call.read("input")
     if call["training"]:
         raise Refusal("it uses batch statistics in eval mode; set track_running_stats=True")
     if call["momentum"] == 0:
@@ -52,72 +62,100 @@ def _batch_norm(call: Call) -> Made:
 def _add(call: Call) -> Made | Value:
     if call["alpha"] != 1:
         raise Refusal(f"alpha is {call['alpha']}; only alpha=1 is an add")
-    x = call.read()
     if isinstance(call["other"], int | float):
         if call["other"] == 0:  # sum() of a list starts with 0
-            return x
-        raise Refusal("it adds a number; only tensors can be added")
-    y = call.read("other")
+            return call.read()
+        if (formula := shifted(call)) is not None:
+            return formula
+        raise Refusal(f"it adds a number; {NUMBERS}")
+    x, y = call.read(), call.read("other")
     if x.shape != y.shape:
-        raise Refusal(f"it broadcasts {_batched(x.shape)} and {_batched(y.shape)}; both must have one shape")
+        raise Refusal(f"it broadcasts {batched(x.shape)} and {batched(y.shape)}; both must have one shape")
     return Made(op="add", inputs=(x.node, y.node), shape=call.shape)
 
 
-def _relu(call: Call) -> Made:
-    return Made(op="relu", inputs=(call.read().node,), shape=call.shape)
+def _multiply(call: Call) -> Made | Value:
+    number = call["other"]
+    if isinstance(number, int | float):
+        if number and (whole := divided(call, 1 / number)) is not None:
+            return whole
+        raise Refusal(f"it multiplies by a number; {NUMBERS}")
+    if (formula := gated(call)) is not None:
+        return formula
+    x, y = call.gate("self"), call.gate("other")
+    if len(x.shape) == 3 and x.shape == (y.shape[0], 1, 1):
+        x, y = y, x  # the gate comes second
+    if y.shape != x.shape and y.shape != (x.shape[0], 1, 1):
+        raise Refusal(
+            f"it broadcasts {batched(x.shape)} and {batched(y.shape)}; both must have one shape, or one (N, C, 1, 1)"
+        )
+    return Made(op="multiply", inputs=(x.node, y.node), shape=x.shape)
 
 
-def _relu6(call: Call) -> Made:
-    return Made(op="relu6", inputs=(call.read().node,), shape=call.shape)
+def _divide(call: Call) -> Made:
+    number = call["other"]
+    whole = divided(call, number) if isinstance(number, int | float) and call["rounding_mode"] is None else None
+    return whole or _scaling(call)
 
 
-def _hardtanh(call: Call) -> Made:
-    x = call.read()
-    if (call["min_val"], call["max_val"]) != (0, 6):
-        raise Refusal(f"its range is {call['min_val']}..{call['max_val']}; only 0..6 (relu6) is in the vocabulary")
-    return Made(op="relu6", inputs=(x.node,), shape=call.shape)
+def _scaling(call: Call) -> Made:
+    """sub, div and their kin, where they are no arithmetic on the raw input."""
+    raise Refusal(f"it is no sum or product of two tensors; {NUMBERS}")
 
 
-def _max_pool(call: Call) -> Made:
-    x = call.read(rank=3)
-    fields = _window(call, x, _pair(call["dilation"]))
-    return Made(op="max_pool", inputs=(x.node,), shape=call.shape, fields=fields)
+def _cat(call: Call) -> Made | Value:
+    rank = call.node.meta["val"].dim()
+    if call["dim"] % rank != 1:
+        raise Refusal("it joins rows or columns; only channels (dim=1) can be joined")
+    values = call.values("tensors")
+    size = call.drafting.input.shape[1:]
+    if all(value.pixels and value.shape == (len(value.pixels), *size) for value in values):
+        row = tuple(pixel for value in values for pixel in value.pixels)
+        return Value(
+            node=values[0].node,
+            shape=call.shape,
+            storage=call.drafting.storage(),
+            region=(0, len(row) * size[0] * size[1]),
+            pixels=row,
+            pending=call.node,
+        )
+    inputs = [call.drafting.settle(value) for value in values]
+    if len(inputs) == 1:
+        return inputs[0]
+    return Made(op="concat", inputs=tuple(value.node for value in inputs), shape=call.shape)
 
 
-def _avg_pool(call: Call) -> Made:
-    x = call.read(rank=3)
-    if call["divisor_override"] is not None:
-        raise Refusal("divisor_override changes what it divides by; leave it out")
-    fields = _window(call, x, (1, 1))
-    if not call["count_include_pad"] and any(fields["padding"]):
-        raise Refusal("count_include_pad=False with padding divides by a different count at the edge")
-    return Made(op="avg_pool", inputs=(x.node,), shape=call.shape, fields=fields)
+def _function(call: Call, *, op: str) -> Made | Value:
+    if op == "relu6" and (formula := clipped(call)) is not None:
+        return formula
+    return Made(op=op, inputs=(call.read().node,), shape=call.shape)
 
 
-def _adaptive_avg_pool(call: Call) -> Made | Value:
-    x = call.read(rank=3)
-    size, out = x.shape[1:], call.shape[1:]
-    if size == out:
-        return x
-    if any(a % b for a, b in zip(size, out, strict=True)):
-        raise Refusal(f"{_by(size)} does not divide evenly into {_by(out)}; its windows would differ in size")
-    kernel = tuple(a // b for a, b in zip(size, out, strict=True))
-    fields = {"kernel": kernel, "stride": kernel}
-    return Made(op="avg_pool", inputs=(x.node,), shape=call.shape, fields=fields)
+def _leaky_relu(call: Call) -> Made:
+    return Made(op="leaky_relu", inputs=(call.read().node,), shape=call.shape, fields={"slope": call["negative_slope"]})
 
 
-def _mean(call: Call) -> Made:
-    x = call.read()
-    rank = len(x.shape) + 1
-    dims = {d % rank for d in call["dim"] or range(rank)}
-    if len(x.shape) != 3 or dims != {2, 3} or call["dtype"] is not None:
-        raise Refusal(f"it averages {_batched(x.shape)} over dimensions {sorted(dims)}; only (2, 3) of (N, C, H, W) is")
-    fields = {"kernel": x.shape[1:], "stride": x.shape[1:]}
-    return Made(op="avg_pool", inputs=(x.node,), shape=(x.shape[0], 1, 1), fields=fields)
+def _gelu(call: Call) -> Made | Value:
+    if call["approximate"] != "none":
+        raise Refusal(
+            f"approximate={call['approximate']!r} is another function than gelu; use the exact one, approximate='none'"
+        )
+    return _function(call, op="gelu")
+
+
+def _clamp(call: Call, *, low: str = "min", high: str = "max") -> Made | Value:
+    match call[low], call[high]:
+        case 0, 6:
+            return _function(call, op="relu6")
+        case 0, None:
+            return _function(call, op="relu")
+    raise Refusal(
+        f"its range is {call[low]}..{call[high]}; only 0..6 (relu6) and 0 and above (relu) are in the vocabulary"
+    )
 
 
 def _dropout(call: Call) -> Made | Value:
-    x = call.read()
+    x = call.read(call.first)
     if call["train"]:
         raise Refusal("it drops in eval mode too; write F.dropout(x, p, self.training)")
     if call["p"] == 0:
@@ -126,84 +164,49 @@ def _dropout(call: Call) -> Made | Value:
 
 
 def _feature_dropout(call: Call) -> Value:
-    x = call.read()
+    x = call.read(call.first)
     if call["train"]:
         raise Refusal("it drops in eval mode too; pass training=self.training")
     return x
 
 
-def _weights(call: Call) -> dict[str, str]:
-    weight, bias = call.tensor("weight"), call.tensor("bias")
-    assert weight is not None
-    return {"weight": weight} | ({} if bias is None else {"bias": bias})
+def _shuffle(call: Call) -> Made | Value:
+    x = call.read(rank=3)
+    if call["groups"] in (1, x.shape[0]):
+        return x
+    return Made(op="shuffle", inputs=(x.node,), shape=call.shape, fields={"groups": call["groups"]})
 
 
-def _window(call: Call, x: Value, dilation: tuple[int, int]) -> dict[str, Any]:
-    kernel = _pair(call["kernel_size"])
-    stride = _pair(call["stride"] or kernel)
-    pad = _pair(call["padding"])
-    floor = tuple(
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, p, d, k, s in zip(x.shape[1:], pad, dilation, kernel, stride, strict=True)
-    )
-    if call.shape[1:] != floor:
-        raise Refusal(
-            f"ceil_mode adds windows that hang over the edge ({_by(floor)} would fit, it makes {_by(call.shape[1:])})"
-        )
-    return {"kernel": kernel, "stride": stride, "padding": pad * 2, "dilation": dilation}
-
-
-def _pair(sizes: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(sizes, int):
-        return (sizes, sizes)
-    return (sizes[0], sizes[-1])
-
-
-def _by(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))
-
-
-def _batched(shape: Sequence[int]) -> str:
-    return f"({', '.join(['N', *map(str, shape)])})"
-
+# Functions of one number that aten calls otherwise or the same.
+_FUNCTIONS: Mapping[str, str] = {
+    "hardsigmoid": "hard_sigmoid",
+    "hardswish": "hard_swish",
+    "relu": "relu",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "tanh": "tanh",
+}
 
 # aten operator, without overload and the "_" of its in-place form -> what makes its node
 # (a Value where it changes nothing).
 OPERATORS: dict[str, Callable[[Call], Made | Value]] = {
-    "adaptive_avg_pool2d": _adaptive_avg_pool,
+    **POOLS,
+    **{name: partial(_function, op=op) for name, op in _FUNCTIONS.items()},
+    **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
+    **dict.fromkeys(("clamp", "clip"), _clamp),
+    **dict.fromkeys(("neg", "rsub", "sub"), _scaling),
     "add": _add,
-    "avg_pool2d": _avg_pool,
     "batch_norm": _batch_norm,
+    "channel_shuffle": _shuffle,
+    "clamp_min": partial(_clamp, high=""),
     "conv2d": _conv,
+    "div": _divide,
     "dropout": _dropout,
     "feature_dropout": _feature_dropout,
-    "hardtanh": _hardtanh,
+    "gelu": _gelu,
+    "hardtanh": partial(_clamp, low="min_val", high="max_val"),
+    "leaky_relu": _leaky_relu,
     "linear": _linear,
-    "max_pool2d": _max_pool,
-    "mean": _mean,
-    "relu": _relu,
-    "relu6": _relu6,
+    "mul": _multiply,
 }
-# Hand on their input: the same tensor, or a copy of it.
-ALIASES = frozenset({"alias", "contiguous", "to"})
-COPIES = frozenset({"clone", "_to_copy"})
-# Keep the order of the elements; a node only where they flatten.
-VIEWS = frozenset({"_unsafe_view", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view"})
-# Removed where they are the last step.
-TAILS = frozenset({"argmax", "log_softmax", "sigmoid", "softmax"})
-
-
-def fold_pad(call: Call, old: Padding) -> Padding:
-    """The zeros around a tensor after a pad operator.
-
-    Raises:
-        Refusal: it pads with something else, crops, or pads other dimensions.
-    """
-    sizes = call["pad"]
-    if call["mode"] != "constant" or call["value"] not in (None, 0):
-        raise Refusal("only padding with zeros is in the vocabulary")
-    sizes = [*sizes, 0, 0, 0, 0]
-    left, right, top, bottom, *rest = sizes
-    if any(rest) or min(sizes) < 0:
-        raise Refusal("only rows and columns can be padded, and none cut off")
-    return (old[0] + top, old[1] + left, old[2] + bottom, old[3] + right)

@@ -1,7 +1,7 @@
 """Reference networks in plain PyTorch, and the way from a name to a network."""
 
 from bitsmith.models.edmips import edmips_resnet18
-from bitsmith.models.load import MODELS, load_model
+from bitsmith.models.load import FRESH, MODELS, load_model
 from bitsmith.models.resnet import resnet8, resnet20
 
-__all__ = ["MODELS", "edmips_resnet18", "load_model", "resnet8", "resnet20"]
+__all__ = ["FRESH", "MODELS", "edmips_resnet18", "load_model", "resnet8", "resnet20"]

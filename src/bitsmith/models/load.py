@@ -29,6 +29,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "edmips_resnet18": edmips_resnet18,
 }
 
+FRESH = "newly initialized"  # how the note of a replaced classifier ends
+
 # torchvision networks with auxiliary classifiers, and the names of these: they serve training alone, and a network in
 # training mode would hand back several outputs, so we build without them.
 _AUXILIARY = {"torchvision:googlenet": ("aux1.", "aux2."), "torchvision:inception_v3": ("AuxLogits.",)}
@@ -235,7 +237,7 @@ def _replace_head(model: nn.Module, head: str, outputs: int, classes: int, spec:
     parent, _, name = head.rpartition(".")
     fresh = nn.Linear(last.in_features, classes, bias=last.bias is not None)
     setattr(model.get_submodule(parent), name, fresh)
-    return f"classifier {head}: {outputs} -> {classes} classes, newly initialized"
+    return f"classifier {head}: {outputs} -> {classes} classes, {FRESH}"
 
 
 def _reason(error: Exception) -> str:
