@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bitsmith.blueprint import FLOAT, Bits, Blueprint
+from bitsmith.blueprint import FLOAT, Bits, Blueprint, NetworkGraph
 from bitsmith.errors import BitsmithError, RunError
 from bitsmith.quantize import QUANTIZERS, LsqActivation, LsqWeight, Stream, build, float_blueprint
 
@@ -211,3 +211,75 @@ def test_float_bits_mean_no_quantizer(graph):
     mixed = {layer.name: Bits(weight=FLOAT, activation=4) for layer in graph.layers}
     network = build(Blueprint(graph=graph, bits=mixed))
     assert all(layer.quantize_weight is None for _, layer in network.priced())
+
+
+def test_the_wider_vocabulary_is_torchs():
+    """A float network of it against the same calls by hand, gradients included."""
+    network = seeded(float_blueprint(graphs.modern())).eval()
+    state = network.state_dict()
+    x = torch.randn(3, 3, 8, 8)
+
+    def conv(name, x, padding=1, stride=1):
+        bias = state.get(f"{name}.bias")
+        y = F.conv2d(x, state[f"{name}.weight"], bias, stride, padding)
+        if f"{name}.norm.weight" not in state:
+            return y
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(y, *(state[f"{name}.norm.{key}"] for key in keys), eps=1e-5)
+
+    y = F.hardswish(conv("stem", x))
+    y = y * F.hardsigmoid(conv("se.fc", y.mean((2, 3), keepdim=True), padding=0))
+    left = F.silu(conv("twice", y[:, :2]))
+    left = torch.tanh(conv("twice", left))
+    right = F.gelu(F.pad(conv("deep", y[:, 2:], padding=0), (1, 1, 1, 1), "reflect"))
+    y = torch.cat([left, F.max_pool2d(right, 3, 1)], 1)[:, [0, 2, 1, 3]]
+    mean = F.leaky_relu(F.avg_pool2d(y, 3, 1, 1, count_include_pad=False))
+    y = y + mean + F.relu(conv("side", y))
+    y = torch.sigmoid(conv("last", F.pad(y, (1, 0, 0, 2)), stride=2)).mean((2, 3))
+    expected = F.linear(y, state["fc.weight"], state["fc.bias"])
+    torch.testing.assert_close(network(x), expected)
+
+
+def used_twice(*, shared: bool) -> NetworkGraph:
+    s = graphs.Sketch((2, 6, 6))
+    y = s.conv("b", s.same("relu", "relu", s.conv("a", "x", 2)), 2, norm=False)
+    y = s.shared("c", y, "b") if shared else s.conv("c", y, 2, norm=False)
+    return s.graph(s.flatten("flat", s.global_pool("pool", y)))
+
+
+def test_the_gradient_of_a_layer_used_twice_is_the_sum_of_two_layers():
+    tied, untied = (seeded(float_blueprint(used_twice(shared=shared))) for shared in (True, False))
+    state = tied.state_dict()
+    untied.load_state_dict({**state, "c.weight": state["b.weight"]})
+    x = torch.randn(4, 2, 6, 6)
+    for network in (tied, untied):
+        network.train()(x).square().sum().backward()
+    gradients = [dict(untied.priced())[name].weight.grad for name in ("b", "c")]
+    torch.testing.assert_close(dict(tied.priced())["b"].weight.grad, sum(gradients))
+
+
+def test_uses_of_a_layer_have_one_weight_and_one_pair_of_quantizers():
+    network = seeded(graphs.blueprint(used_twice(shared=True), 4, 4))
+    assert [name for name, _ in network.priced()] == ["a", "b"]
+    assert not any(name.startswith("c.") for name in network.state_dict())
+    layer = dict(network.priced())["b"]
+    assert isinstance(layer.quantize_input, LsqActivation)
+    assert layer.quantize_input.signed  # the second use reads what can be negative
+    wide = seeded(graphs.blueprint(used_twice(shared=True), 8, 8))
+    assert dict(wide.priced())["b"].quantize_input is None  # both streams as they are, with and without sign
+    assert (wide.input_grid("b").lo, wide.input_grid("b").hi) == (-128, 255)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (5,)])
+def test_the_input_is_scaled_and_moved(shape):
+    s = graphs.Sketch(shape)
+    graph = s.graph(s.linear("fc", s.flatten("flat", "x") if len(shape) == 3 else "x", 2))
+    gain, offset = tuple(0.5 + c for c in range(shape[0])), tuple(0.25 * c - 1 for c in range(shape[0]))
+    first = dataclasses.replace(graph.nodes[0], gain=gain, offset=offset)
+    moved = NetworkGraph(nodes=(first, *graph.nodes[1:]), output=graph.output)
+    plain, network = seeded(float_blueprint(graph)), seeded(float_blueprint(moved))
+    assert plain.state_dict().keys() == network.state_dict().keys()
+    x = torch.randn(3, *shape)
+    column = (-1, *[1] * (len(shape) - 1))
+    expected = plain(x * torch.tensor(gain).reshape(column) + torch.tensor(offset).reshape(column))
+    assert torch.equal(network(x), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import Any
 
 import graphs
 import numpy as np
@@ -15,6 +16,7 @@ from bitsmith.errors import BudgetError, RecipeError, RunError, TrainingError
 from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.search import (
     Composite,
+    Found,
     build_mixed,
     complexity,
     decisions,
@@ -26,7 +28,7 @@ from bitsmith.search import (
     to_penalties,
 )
 from bitsmith.space import Precision, precision
-from bitsmith.train import Event, Task, TrainPlan, calibrate
+from bitsmith.train import Event, Task, TrainPlan, calibrate, reestimate_norms
 
 
 def preactivation_resnet18() -> NetworkGraph:
@@ -190,20 +192,96 @@ def stop_at(step: int, stage: str):
     return watch
 
 
-@pytest.mark.parametrize(("step", "stage"), [(3, "search"), (8, "search"), (2, "sensitivities")])
-def test_a_stopped_search_goes_on_to_the_bit(problem, tiny_composite, tiny_found, tmp_path, step, stage):
-    """Within an epoch, in the second, and behind the last while sensitivities are measured."""
-    whole = tiny_found
-    with pytest.raises(HaltError):
-        search(tiny_composite, problem, folder=tmp_path, watch=stop_at(step, stage))
-    torch.manual_seed(77)
-    resumed = search(tiny_composite, problem, folder=tmp_path)
+def assert_same(resumed: Found, whole: Found) -> None:
     assert resumed.best == whole.best
     assert resumed.curves == whole.curves
     assert resumed.details == whole.details
     assert whole.state is not None
     assert resumed.state is not None
     assert all(torch.equal(whole.state[k], resumed.state[k]) for k in whole.state)
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+@pytest.mark.parametrize(("step", "stage"), [(3, "search"), (8, "search"), (2, "sensitivities")])
+def test_a_stopped_search_goes_on_to_the_bit(problem, tiny_composite, tiny_found, tmp_path, step, stage, seconds):
+    """Within an epoch, in the second, and behind the last while sensitivities are measured.
+
+    With a checkpoint after every step it goes on with the next one, else with the epoch.
+    """
+    kept: dict[str, Any] = {"folder": tmp_path, "checkpoint_seconds": seconds}
+    with pytest.raises(HaltError):
+        search(tiny_composite, problem, watch=stop_at(step, stage), **kept)
+    torch.manual_seed(77)
+    events: list[Event] = []
+    assert_same(search(tiny_composite, problem, watch=events.append, **kept), tiny_found)
+    if stage == "search":
+        per_epoch = events[0].steps // 2
+        assert events[0].step == (step + 1 if seconds == 0 else (step - 1) // per_epoch * per_epoch + 1)
+
+
+def test_a_stopped_published_search_goes_on_to_the_bit(problem, tmp_path):
+    plan = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
+    method = Composite(plan=plan, as_published=True, architecture_lr=0.1)
+    whole = search(method, problem, budgets=[])
+    for step in (2, 7):
+        with pytest.raises(HaltError):
+            search(method, problem, budgets=[], folder=tmp_path, checkpoint_seconds=0, watch=stop_at(step, "search"))
+    assert_same(search(method, problem, budgets=[], folder=tmp_path), whole)
+
+
+def test_nothing_measured_is_measured_again(problem, tiny_composite, tiny_found, tmp_path, monkeypatch):
+    """Sensitivities stopped again and again, then the final allocation killed: each option is measured once."""
+    module = sys.modules[measure.__module__]
+    counted = []
+
+    def counting(*arguments: Any, **options: Any) -> None:
+        counted.append(1)
+        reestimate_norms(*arguments, **options)
+
+    monkeypatch.setattr(module, "reestimate_norms", counting)
+    for step in (1, 2, 5, 6):
+        with pytest.raises(HaltError):
+            search(tiny_composite, problem, folder=tmp_path, watch=stop_at(step, "sensitivities"))
+        assert len(counted) == step
+
+    def killed(*_: Any) -> None:
+        raise HaltError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[Composite.__module__], "to_penalties", killed)
+        with pytest.raises(HaltError):
+            search(tiny_composite, problem, folder=tmp_path)
+    options = sum(len(d.mixture.candidates) for d in decisions(build_mixed(problem.space)) if len(d.mixture.bits) > 1)
+    assert len(counted) == options
+    steps: list[str] = []
+    found = search(tiny_composite, problem, folder=tmp_path, watch=lambda event: steps.append(event.stage))
+    assert len(counted) == options
+    assert not any(stage.startswith("search") for stage in steps)
+    assert_same(found, tiny_found)
+
+
+def test_measured_options_of_another_network_do_not_count(small, search_task, tmp_path):
+    mixed = build_mixed(small)
+    calibrate(mixed, search_task.data.train, batches=2)
+    settings: dict[str, Any] = {"norm_batches": 1, "loss_batches": 1, "batch_size": 64, "folder": tmp_path}
+    first = measure(mixed, search_task, **settings)
+    assert measure(mixed, search_task, **settings) == first
+    other = measure(mixed, search_task, **settings | {"seed": 1})
+    assert other == measure(mixed, search_task, **settings | {"seed": 1, "folder": None})
+    with torch.no_grad():
+        mixed.get_parameter("fc.bias").mul_(2).add_(1)
+    changed = measure(mixed, search_task, **settings)
+    assert changed != first
+    assert changed == measure(mixed, search_task, **settings | {"folder": None})
+    (tmp_path / "sensitivities.json").write_text("{")
+    with pytest.raises(RunError, match=r"sensitivities\.json is damaged"):
+        measure(mixed, search_task, **settings)
+
+
+@pytest.mark.parametrize("setting", [{"distill": 0.5}, {"ema": 0.9}])
+def test_what_belongs_to_the_final_training(setting):
+    with pytest.raises(RecipeError, match="belong to the final training"):
+        Composite(plan=TrainPlan(epochs=3, **setting))
 
 
 def test_a_checkpoint_of_another_search(problem, tiny_composite, tmp_path, search_task):
@@ -244,7 +322,7 @@ def test_as_published(problem):
 
 def test_nan_is_told(problem, tiny_composite, search_task):
     broken = Task(data=search_task.data, loss=lambda logits, labels: logits.sum() * torch.nan)
-    with pytest.raises(TrainingError, match="composite: the loss became nan in search epoch 1, step 1"):
+    with pytest.raises(TrainingError, match=r"search composite at weights=.*: the loss became nan in epoch 1, step 1"):
         search(tiny_composite, problem, task=broken)
 
 
@@ -256,12 +334,14 @@ def test_sensitivities(problem, small, search_task):
     before = {k: v.clone() for k, v in mixed.state_dict().items()}
     settings = {"norm_batches": 2, "loss_batches": 1, "batch_size": 64, "seed": 5}
     events: list[Event] = []
-    found = measure(mixed, search_task, **settings, watch=events.append)
+    measured = measure(mixed, search_task, **settings, watch=events.append)
+    found = measured.means()
     assert all(torch.equal(before[k], v) for k, v in mixed.state_dict().items())
     assert all(d.mixture.fixed is None for d in decisions(mixed))
-    assert measure(mixed, search_task, **settings) == found
+    assert measure(mixed, search_task, **settings) == measured
     assert list(found) == list(small.options)
     assert found["stem"] == {"weight": [0.0], "activation": [0.0]}
+    assert not measured.losses["stem"]["weight"][0]
     assert [e.step for e in events] == list(range(1, events[-1].steps + 1))
     assert events[-1].steps == 4 * 2 * 4  # four free layers, weights and activations, four options
 

@@ -1,134 +1,58 @@
-"""The contract of every search method. A new one inherits the checks: subclass `MethodContract`, supply `make`."""
+"""Every search method passes the public contract; and what each does beside it."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import final
 
 import numpy as np
 import pytest
-import torch
 
 from bitsmith.blueprint import Budget
 from bitsmith.cost import exact, fits
 from bitsmith.data import open_data
 from bitsmith.errors import BudgetError
-from bitsmith.quantize import build
-from bitsmith.search import Composite, Found, Method, Random, Uniform, least
+from bitsmith.search import Composite, GridSearch, Random, Sensitivity, Uniform, least
 from bitsmith.space import precision
-from bitsmith.train import load_into
+from bitsmith.testing import MethodContract
+from bitsmith.train import TrainPlan
 
-
-class MethodContract:
-    """Checks that every search method passes."""
-
-    @staticmethod
-    def make(tiny_composite: Composite) -> Method:
-        """The method; `tiny_composite` holds settings for a search of seconds."""
-        raise NotImplementedError
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def method(cls, tiny_composite) -> Method:
-        return cls.make(tiny_composite)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def found(cls, method, problem) -> Found:
-        return method.search(problem)
-
-    def test_is_a_frozen_dataclass_of_its_settings(self, method):
-        assert isinstance(method, Method)
-        assert dataclasses.is_dataclass(method)
-        assert type(method).__dataclass_params__.frozen  # type: ignore[attr-defined]
-        assert isinstance(hash(method), int)
-        assert method == dataclasses.replace(method)
-        assert method.name
-
-    def test_result_is_inside_every_budget(self, found, problem):
-        assert problem.space.contains(found.best)
-        assert fits(found.best.graph, found.best.bits, problem.budgets)
-        assert all(found.costs[budget.cost] <= budget.limit for budget in problem.budgets)
-
-    def test_names_itself(self, found, method):
-        assert found.method == method.name
-        assert found.seconds > 0
-        assert found.epochs >= 0
-
-    def test_curves_are_of_equal_length(self, found):
-        assert len({len(values) for values in found.curves.values()}) <= 1
-        if found.curves:
-            assert "step" in found.curves
-
-    def test_deterministic_by_seed(self, method, found, problem):
-        """And the problem stays as it was."""
-        before = problem.space.template.to_json()
-        torch.manual_seed(12345)
-        second = method.search(problem)
-        assert problem.space.template.to_json() == before
-        assert second.best == found.best
-        assert second.curves == found.curves
-        assert second.details == found.details
-        assert (second.state is None) == (found.state is None)
-        if found.state is not None and second.state is not None:
-            assert all(torch.equal(found.state[k], second.state[k]) for k in found.state)
-
-    def test_details_are_json(self, found):
-        import json
-
-        assert json.loads(json.dumps(found.details)) == found.details
-
-    def test_state_loads_into_the_network(self, found):
-        if found.state is None:
-            return
-        network = build(found.best)
-        load_into(network, found.state, "found")
-        assert network.eval()(torch.randn(2, 1, 8, 8)).isfinite().all()
-
-    def test_infeasible_budgets_are_refused_before_any_training(self, method, again):
-        events = []
-        impossible = again(budgets=[Budget.parse("weights=10B")], watch=events.append)
-        with pytest.raises(BudgetError, match="weights is at least"):
-            method.search(impossible)
-        assert events == []
-
-    def test_a_tight_budget_leaves_the_least_blueprint(self, method, again, small):
-        at = small.uniform(1, 1)
-        least = [Budget(cost=c, limit=exact(c, at.graph, at.bits)) for c in ("weights", "bitops")]
-        assert method.search(again(budgets=least)).best == at
-
-    def test_a_cost_that_no_bits_change(self, method, again, small):
-        """RAM is a constant of the space: met or refused, never searched."""
-        ram = exact("ram", small.template.graph, small.uniform(8, 8).bits)
-        ample = again(budgets=[Budget(cost="ram", limit=ram), Budget.parse("avg_bits=4")])
-        found = method.search(ample)
-        assert found.costs["avg_bits"] <= 4
-        with pytest.raises(BudgetError, match="whatever the bits are"):
-            method.search(again(budgets=[Budget(cost="ram", limit=ram - 1)]))
+PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
 
 
 class TestUniform(MethodContract):
     @staticmethod
-    def make(tiny_composite):
+    def make():
         return Uniform()
 
 
 class TestUniformFill(MethodContract):
     @staticmethod
-    def make(tiny_composite):
+    def make():
         return Uniform(fill=True)
 
 
 class TestRandom(MethodContract):
     @staticmethod
-    def make(tiny_composite):
+    def make():
         return Random(tries=200)
 
 
 class TestComposite(MethodContract):
     @staticmethod
-    def make(tiny_composite):
-        return tiny_composite
+    def make():
+        return Composite(plan=PLAN, norm_batches=2, loss_batches=1, weights_first=1)
+
+
+class TestSensitivity(MethodContract):
+    @staticmethod
+    def make():
+        return Sensitivity(norm_batches=2, loss_batches=2, batch_size=64, calibration_batches=2)
+
+
+class TestGrid(MethodContract):
+    @staticmethod
+    def make():
+        return GridSearch(points="uniform")
 
 
 def test_the_guard_of_the_test_split_works(search_task):
@@ -171,6 +95,6 @@ def test_random_differs_by_seed_and_leaves_no_room(again, small):
 
 
 def test_methods_are_final():
-    for kind in (Uniform, Random, Composite):
+    for kind in (Uniform, Random, Composite, Sensitivity, GridSearch):
         assert kind is final(kind)
         assert getattr(kind, "__final__", False)

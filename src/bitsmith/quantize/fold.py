@@ -153,14 +153,15 @@ class FrozenLayer(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, use: Node | None = None) -> Tensor:
+        """y for one use of the layer: a node that shares its parameters, or (None) its own."""
         if self.quantize_input is not None:
             x = self.quantize_input(x)
         weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
         if self.node.op == "affine":
             shape = (1, -1, *[1] * (x.ndim - 2))
             return x * weight.reshape(shape) + bias.reshape(shape)
-        return apply_weight(self.node, x, weight, bias)
+        return apply_weight(use or self.node, x, weight, bias)
 
 
 def freeze(network: Network, blueprint: Blueprint) -> Network:
@@ -173,7 +174,7 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
         raise ExportError("the streams between layers are float; build the network with stream_bits=8 to freeze it")
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     for node in network.graph.nodes:
-        if node.op not in ("conv", "linear", "affine"):
+        if node.op not in ("conv", "linear", "affine") or node.shares:
             continue
         grid = network.grid(network.grids.carrier[node.inputs[0]]) if node.op == "affine" else None
         layer = network.layer(node.name)

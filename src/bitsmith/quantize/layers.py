@@ -5,6 +5,8 @@ One class serves float, searchable and low-precision networks: what differs is t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,11 +41,12 @@ class Priced(nn.Module):
         self.quantize_input = quantize_input
         nn.init.kaiming_normal_(self.weight, mode="fan_out" if node.op == "conv" else "fan_in", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, use: Node | None = None) -> Tensor:
+        """y for one use of the layer: a node that shares its parameters, or (None) its own."""
         if self.quantize_input is not None:
             x = self.quantize_input(x)
         weight = self.weight if self.quantize_weight is None else self.quantize_weight(self.weight)
-        y = apply_weight(self.node, x, weight, self.bias)
+        y = apply_weight(use or self.node, x, weight, self.bias)
         return y if self.norm is None else self.norm(y)
 
 
@@ -83,6 +86,11 @@ def apply_weight(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     if (top, left) != (bottom, right):
         x = F.pad(x, (left, right, top, bottom))
         top = left = 0
+    if node.kernel == (1, 1) and max(node.stride) > 1 and weight.shape[1] < 16:
+        # The weight gradient of such a convolution in channels-last writes past oneDNN's workspace (oneDNN issue 6035;
+        # 8 channels of 64x64 crash). What a 1x1 kernel steps over it never reads, so it is left out beforehand.
+        x = F.pad(x, (left, left, top, top)) if top or left else x
+        return F.conv2d(x[..., :: node.stride[0], :: node.stride[1]], weight, bias, groups=node.groups)
     return F.conv2d(x, weight, bias, node.stride, (top, left), node.dilation, node.groups)
 
 
@@ -91,24 +99,59 @@ def apply_free(node: Node, inputs: list[Tensor], *, training: bool) -> Tensor:
     x = inputs[0]
     match node.op:
         case "add":
-            return x + inputs[1]
-        case "relu":
-            return F.relu(x)
-        case "relu6":
-            return F.relu6(x)
-        case "flatten":
-            return x.flatten(1)
-        case "dropout":
-            return F.dropout(x, node.rate, training)
+            return sum(inputs[1:], x)
+        case "concat":
+            return torch.cat(inputs, 1)
+        case "multiply":
+            return x * inputs[1]
         case "max_pool":
             top, left, bottom, right = node.padding
             x = F.pad(x, (left, right, top, bottom), value=-torch.inf) if any(node.padding) else x
             return F.max_pool2d(x, node.kernel, node.stride, 0, node.dilation)
         case "avg_pool":
+            return _avg_pool(node, x)
+        case "pad":
             top, left, bottom, right = node.padding
-            x = F.pad(x, (left, right, top, bottom)) if any(node.padding) else x
-            return F.avg_pool2d(x, node.kernel, node.stride)
-    raise AssertionError(f"{node.op} of {node.name} has parameters")
+            return F.pad(x, (left, right, top, bottom), "constant" if node.mode == "zeros" else node.mode)
+        case "shuffle":
+            return F.channel_shuffle(x, node.groups)
+        case "split":
+            return x.narrow(1, node.start, node.shape[0])
+        case "flatten":
+            return x.flatten(1)
+        case "dropout":
+            return F.dropout(x, node.rate, training)
+        case "leaky_relu":
+            return F.leaky_relu(x, node.slope)
+    return _FUNCTIONS[node.op](x)
+
+
+# Functions of one number, without settings.
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+}
+
+
+def _avg_pool(node: Node, x: Tensor) -> Tensor:
+    top, left, bottom, right = node.padding
+    if not any(node.padding):
+        return F.avg_pool2d(x, node.kernel, node.stride)
+    mean = F.avg_pool2d(F.pad(x, (left, right, top, bottom)), node.kernel, node.stride)
+    return mean if node.count_pad else mean / window_share(node, x.shape[2:]).to(mean)
+
+
+def window_share(node: Node, size: Sequence[int]) -> Tensor:
+    """The share of each window of an avg_pool that lies on the image, (1, 1, out height, out width)."""
+    top, left, bottom, right = node.padding
+    ones = F.pad(torch.ones(1, 1, *size), (left, right, top, bottom))
+    return F.avg_pool2d(ones, node.kernel, node.stride)
 
 
 def input_channels(graph: NetworkGraph, node: Node) -> int:

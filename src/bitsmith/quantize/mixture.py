@@ -7,9 +7,13 @@ sum_ij p_i q_j conv(Q_i(x), Q_j(W)) = conv(sum_i p_i Q_i(x), sum_j q_j Q_j(W)), 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from bitsmith.quantize.levels import levels
+from bitsmith.quantize.lsq import LearnedStep
 
 
 class Identity(nn.Module):
@@ -59,7 +63,17 @@ class Mixture(nn.Module):
         if len(self.candidates) == 1:
             return self.candidates[0](x)
         p = self.probabilities()
-        mixed = p[0] * self.candidates[0](x)
-        for i, candidate in enumerate(self.candidates[1:], start=1):
-            mixed = mixed + p[i] * candidate(x)
-        return mixed
+        learned = [i for i, candidate in enumerate(self.candidates) if _in_one_pass(candidate)]
+        parts = []
+        if learned:
+            chosen = [cast(LearnedStep, self.candidates[i]) for i in learned]
+            steps = torch.stack([candidate.step(x).reshape(-1) for candidate in chosen])
+            ranges = [candidate.range for candidate in chosen]
+            parts.append(levels(x, steps, ranges, p[learned], compiled=chosen[0].compiled))
+        parts += [p[i] * candidate(x) for i, candidate in enumerate(self.candidates) if i not in learned]
+        return sum(parts[1:], parts[0])
+
+
+def _in_one_pass(candidate: nn.Module) -> bool:
+    """Whether `levels` computes a candidate; while it is calibrated it has to see x itself."""
+    return isinstance(candidate, LearnedStep) and not getattr(candidate, "calibrating", False)

@@ -12,32 +12,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bitsmith.blueprint import FLOAT, PRICED, Bits, Blueprint, GridPlan, LayerSpec, NetworkGraph, plan_grids
-from bitsmith.errors import BitsmithError, RunError
-from bitsmith.quantize.gaussian import GaussianActivation, GaussianWeight
+from bitsmith.blueprint import FLOAT, PRICED, Bits, Blueprint, GridPlan, LayerSpec, NetworkGraph, Node, plan_grids
+from bitsmith.errors import RunError
 from bitsmith.quantize.layers import Affine, Priced, apply_free, input_channels
-from bitsmith.quantize.lsq import LsqActivation, LsqWeight, Stream
+from bitsmith.quantize.lsq import LearnedStep, Stream
 from bitsmith.quantize.mixture import Mixture
+from bitsmith.quantize.pairs import find_quantizers
 from bitsmith.quantize.quantizer import ActivationQuantizer, Calibrated, Grid, Quantizer
-
-WeightFactory = Callable[[int, tuple[int, ...], bool], Quantizer]
-ActivationFactory = Callable[[int, bool], ActivationQuantizer]
-
-# name -> (weight quantizer of (bits, shape, per_filter), activation quantizer of (bits, signed))
-QUANTIZERS: dict[str, tuple[WeightFactory, ActivationFactory]] = {
-    "lsq": (
-        lambda bits, shape, per_filter: LsqWeight(bits, shape, per_filter=per_filter),
-        lambda bits, signed: LsqActivation(bits, signed=signed),
-    ),
-    "gaussian": (
-        lambda bits, shape, per_filter: GaussianWeight(bits),
-        lambda bits, signed: GaussianActivation(bits, signed=signed, unit_variance=False),
-    ),
-    "hwgq": (
-        lambda bits, shape, per_filter: GaussianWeight(bits),
-        lambda bits, signed: GaussianActivation(bits, signed=signed, unit_variance=True),
-    ),
-}
 
 # What a network is made of: (layer, weight shape, per filter?) -> module; (layer, signed, narrows a stream?) -> module.
 MakeWeight = Callable[[LayerSpec, tuple[int, ...], bool], nn.Module | None]
@@ -51,10 +32,20 @@ class Network(nn.Module):
         graph: the topology.
         make_weight, make_input: give each priced layer its quantizers (None = float).
         stream_bits: 8, or 32 for float streams.
+        power_of_two: whether the steps of streams are powers of two.
     """
 
+    gain: Tensor  # of the input, (channels, 1, 1), or empty
+    offset: Tensor
+
     def __init__(
-        self, graph: NetworkGraph, make_weight: MakeWeight, make_input: MakeInput, *, stream_bits: int
+        self,
+        graph: NetworkGraph,
+        make_weight: MakeWeight,
+        make_input: MakeInput,
+        *,
+        stream_bits: int,
+        power_of_two: bool = False,
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -63,23 +54,29 @@ class Network(nn.Module):
         self.blueprint: Blueprint | None = None  # set by `build`
         specs = {layer.name: layer for layer in graph.layers}
         for node in graph.nodes:
-            if node.op in PRICED:
+            if node.op in PRICED and not node.shares:
                 channels = input_channels(graph, node)
                 layer = Priced(node, channels)
                 # The classifier has one step, so that its integer logits compare.
-                per_filter = node.name != self.grids.logits
+                per_filter = self.grids.logits not in graph.uses[node.name]
                 layer.quantize_weight = make_weight(specs[node.name], tuple(layer.weight.shape), per_filter)
-                carrier = self.grids.reads[node.name]
                 layer.quantize_input = make_input(
-                    specs[node.name], self.grids.signed[carrier], self.grids.narrows(node.name)
+                    specs[node.name], self.grids.reads_signed(node.name), self.grids.narrows(node.name)
                 )
                 _attach(self, node.name, layer)
             elif node.op == "affine":
                 _attach(self, node.name, Affine(node))
         groups = sorted(set(self.grids.stream.values())) if stream_bits != FLOAT else []
         # Dots would read as module paths.
-        self.streams = nn.ModuleDict({group.replace(".", "/"): Stream(stream_bits) for group in groups})
+        self.streams = nn.ModuleDict(
+            {group.replace(".", "/"): Stream(stream_bits, power_of_two=power_of_two) for group in groups}
+        )
         self._last_read = _last_reads(graph)
+        self._rectified = frozenset(node.name for node in graph.nodes if node.op == "relu" and self._is_clipped(node))
+        first = graph.nodes[0]
+        column = (-1, *[1] * (len(first.shape) - 1))
+        self.register_buffer("gain", torch.tensor(first.gain).reshape(column), persistent=False)
+        self.register_buffer("offset", torch.tensor(first.offset).reshape(column), persistent=False)
         self.to(memory_format=torch.channels_last)  # a third faster to train on CPU (measured)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,8 +84,13 @@ class Network(nn.Module):
         for node in self.graph.nodes:
             if node.op == "input":
                 y = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-            elif node.op in PRICED or node.op == "affine":
+                y = y * self.gain + self.offset if node.gain else y
+            elif node.op in PRICED:
+                y = self.layer(node.owner)(values[node.inputs[0]], node)
+            elif node.op == "affine":
                 y = self.layer(node.name)(values[node.inputs[0]])
+            elif node.name in self._rectified:
+                y = values[node.inputs[0]]
             else:
                 y = apply_free(node, [values[name] for name in node.inputs], training=self.training)
             if self.streams and node.name in self.grids.stream:
@@ -97,6 +99,15 @@ class Network(nn.Module):
             for name in self._last_read[node.name]:
                 del values[name]
         return values[self.graph.output]
+
+    def _is_clipped(self, node: Node) -> bool:
+        """Whether the quantizer behind a ReLU clips at zero all the same, so that the ReLU is left to it."""
+        if node.name in self.grids.stream:
+            return bool(self.streams)
+        reader = self.grids.direct.get(node.name)
+        quantizer = cast(Priced, self.layer(reader)).quantize_input if reader else None
+        candidates = list(quantizer.candidates) if isinstance(quantizer, Mixture) else [quantizer]
+        return all(isinstance(c, LearnedStep) and c.range.lo == 0 for c in candidates)
 
     def layer(self, name: str) -> nn.Module:
         """The module of a priced or affine node."""
@@ -118,11 +129,12 @@ class Network(nn.Module):
         return self.input_grid(self.grids.direct[carrier])
 
     def input_grid(self, layer: str) -> Grid:
-        """The grid that a priced layer reads."""
+        """The grid that a priced layer reads; where its uses read with and without sign, the range of both."""
         quantizer = cast(Priced, self.layer(layer)).quantize_input
         if isinstance(quantizer, ActivationQuantizer):
             return quantizer.grid()
-        return self.grid(self.grids.reads[layer])
+        read = [self.grid(carrier) for carrier in self.grids.layer_reads[layer]]
+        return Grid(step=read[0].step, lo=min(grid.lo for grid in read), hi=max(grid.hi for grid in read))
 
     def calibrated(self) -> Iterator[Calibrated]:
         """Every module whose step is set from activations."""
@@ -173,21 +185,25 @@ def build(blueprint: Blueprint) -> Network:
     Raises:
         BitsmithError: the blueprint names an unknown quantizer.
     """
-    if blueprint.quantizer not in QUANTIZERS:
-        raise BitsmithError(f"unknown quantizer {blueprint.quantizer!r}; known are {', '.join(QUANTIZERS)}")
-    weight_of, activation_of = QUANTIZERS[blueprint.quantizer]
+    quantizers = find_quantizers(blueprint.quantizer)
 
     def make_weight(layer: LayerSpec, shape: tuple[int, ...], per_filter: bool) -> nn.Module | None:
         bits = blueprint.bits[layer.name].weight
-        return None if bits == FLOAT else weight_of(bits, shape, per_filter)
+        return None if bits == FLOAT else quantizers.weight(bits, shape, per_filter)
 
     def make_input(layer: LayerSpec, signed: bool, narrows: bool) -> nn.Module | None:
         bits = blueprint.bits[layer.name].activation
         if bits == FLOAT or (narrows and bits == blueprint.stream_bits):
             return None
-        return activation_of(bits, signed)
+        return quantizers.activation(bits, signed)
 
-    network = Network(blueprint.graph, make_weight, make_input, stream_bits=blueprint.stream_bits)
+    network = Network(
+        blueprint.graph,
+        make_weight,
+        make_input,
+        stream_bits=blueprint.stream_bits,
+        power_of_two=quantizers.power_of_two,
+    )
     network.blueprint = blueprint
     network.calibrate_weights()
     return network

@@ -21,6 +21,8 @@ TINY = 1e-8
 class Grid:
     """An integer grid: the numbers lo..hi times `step`; stored as uint8 with zero point -lo.
 
+    -1..1 is the grid of one signed bit: only -1 and 1 are on it.
+
     Example:
         >>> Grid(step=0.5, lo=-2, hi=1).zero_point
         2
@@ -92,6 +94,10 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def calibrate(self, x: Tensor) -> None:
         """Set the step from data, without gradient."""
+
+    def decayed(self) -> tuple[nn.Parameter, ...]:
+        """Its parameters that weight decay belongs to by its paper; most have none."""
+        return ()
 
 
 class Calibrated(nn.Module):

@@ -1,24 +1,33 @@
 """Methods that propose blueprints inside hard budgets."""
 
-from bitsmith.search.allocate import allocate, reachable
+from bitsmith.search.allocate import allocate, reachable, some_inside
 from bitsmith.search.baselines import fill, largest_uniform, least, random_inside
 from bitsmith.search.composite import Composite, complexity, published_penalty
+from bitsmith.search.evaluate import Score, evaluate_blueprint
+from bitsmith.search.grid import GridSearch, blueprints_inside, uniform_points
+from bitsmith.search.integer_program import Sensitivity
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.problem import Found, Method, Problem
-from bitsmith.search.sensitivity import measure, to_penalties
+from bitsmith.search.sensitivity import Measured, measure, to_penalties
 from bitsmith.search.uniform import Random, Uniform
 
 __all__ = [
     "Composite",
     "Found",
+    "GridSearch",
+    "Measured",
     "Method",
     "Problem",
     "Random",
+    "Score",
+    "Sensitivity",
     "Uniform",
     "allocate",
+    "blueprints_inside",
     "build_mixed",
     "complexity",
     "decisions",
+    "evaluate_blueprint",
     "fill",
     "inherit",
     "largest_uniform",
@@ -29,5 +38,7 @@ __all__ = [
     "published_penalty",
     "random_inside",
     "reachable",
+    "some_inside",
     "to_penalties",
+    "uniform_points",
 ]

@@ -11,7 +11,6 @@ one bit), and the bits are then allocated exactly by measured sensitivity (the s
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
-from bitsmith.blueprint import FLOAT, Budget, LayerSpec
+from bitsmith.blueprint import FLOAT, Blueprint, Budget, LayerSpec
 from bitsmith.cost import ExpectedCost, exact, tabulate
-from bitsmith.errors import BudgetError, RecipeError, TrainingError
+from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.quantize import Network
 from bitsmith.search.allocate import allocate
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.problem import Found, Problem
@@ -33,17 +33,16 @@ from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
 from bitsmith.space import Precision
 from bitsmith.train import (
-    Event,
+    Learner,
+    Loop,
     TrainPlan,
     autocast,
     calibrate,
-    check_same,
-    load_checkpoint,
+    compiled,
     load_into,
     make_optimizer,
     make_schedule,
-    pick_device,
-    save_checkpoint,
+    on_threads,
 )
 
 
@@ -75,11 +74,13 @@ class Composite:
     temperature: tuple[float, float] = (1.0, 0.3)
     allocation: Literal["sensitivity", "argmax"] = "sensitivity"
     norm_batches: int = 20
-    loss_batches: int = 8
+    loss_batches: int = 32
     as_published: bool = False
     cd: float = 0.00335
 
     def __post_init__(self) -> None:
+        if self.plan.distill or self.plan.ema:
+            raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
         if not self.as_published and self.weights_first >= self.plan.epochs:
             raise RecipeError(
                 f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
@@ -105,43 +106,66 @@ class Composite:
         if not self.as_published:
             free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in space.options.items()}
             allocate(space, free, problem.budgets)
-        state = _Search(self, problem)
-        state.run()
-        network = state.network
+        loop = Loop(
+            stage=f"search {self.name} {_at(problem)}",
+            task=problem.task,
+            split=problem.task.data.train,
+            plan=self.plan,
+            epoch_seed=partial(derive, problem.seed, "search batches"),
+            settings=self._settings(problem),
+            checkpoint=problem.folder / "search.checkpoint" if problem.folder else None,
+            checkpoint_seconds=problem.checkpoint_seconds,
+            watch=problem.watch,
+        )
+        with on_threads(loop.mode.threads):
+            searching = _Searching(self, problem, loop)
+            history = loop.run(searching)
+            learned = time.monotonic()
+            best, details = self._decide(searching.network, problem)
+        return Found(
+            best=best,
+            method=self.name,
+            epochs=self.epochs,
+            seconds=history.seconds + time.monotonic() - learned,
+            curves=history.curves,
+            details=details,
+            state=inherit(space, searching.network, best),
+        )
+
+    def _settings(self, problem: Problem) -> dict[str, Any]:
+        """What a checkpoint must agree in to be gone on from."""
+        values = asdict(self) | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]}
+        return values | {"temperature": list(self.temperature)}
+
+    def _decide(self, network: Network, problem: Problem) -> tuple[Blueprint, dict[str, Any]]:
+        """The blueprint that a searched network stands for, and what it was decided by."""
         weight, activation = probabilities(network)
         details: dict[str, Any] = {
             "probabilities": {n: {"weight": weight[n].tolist(), "activation": activation[n].tolist()} for n in weight}
         }
         if self.as_published or self.allocation == "argmax":
-            best = most_likely(space, network)
+            best = most_likely(problem.space, network)
             over = [b for b in problem.budgets if exact(b.cost, best.graph, best.bits) > b.limit]
             if over and not self.as_published:
                 raise BudgetError(
                     f"argmax of the search misses {', '.join(map(str, over))}; use allocation: sensitivity, "
                     "which meets every budget"
                 )
-        else:
-            losses = measure(
-                network,
-                problem.task,
-                norm_batches=self.norm_batches,
-                loss_batches=self.loss_batches,
-                batch_size=self.plan.batch_size,
-                seed=derive(problem.seed, "sensitivities"),
-                stage=f"sensitivities {_at(problem)}",
-                watch=problem.watch,
-            )
-            details["sensitivities"] = losses
-            best = allocate(space, to_penalties(space, losses), problem.budgets)
-        return Found(
-            best=best,
-            method=self.name,
-            epochs=self.epochs,
-            seconds=state.seconds(),
-            curves=state.curves,
-            details=details,
-            state=inherit(space, network, best),
+            return best, details
+        measured = measure(
+            network,
+            problem.task,
+            norm_batches=self.norm_batches,
+            loss_batches=self.loss_batches,
+            batch_size=self.plan.batch_size,
+            seed=derive(problem.seed, "sensitivities"),
+            stage=f"sensitivities {_at(problem)}",
+            folder=problem.folder,
+            watch=problem.watch,
         )
+        losses = measured.means()
+        details |= {"sensitivities": losses, "noise": measured.noise()}
+        return allocate(problem.space, to_penalties(problem.space, losses), problem.budgets), details
 
 
 def _at(problem: Problem) -> str:
@@ -180,23 +204,20 @@ def published_penalty(space: Precision, weight: Mapping[str, Tensor], activation
     return total
 
 
-class _Search:
-    """The state of one running search; `run` brings it to its last epoch."""
+@final
+class _Searching(Learner):
+    """The state of one running search."""
 
-    def __init__(self, method: Composite, problem: Problem) -> None:
-        self.method, self.problem = method, problem
-        self.curves: dict[str, list[float]] = {}
-        self._spent, self._started = 0.0, time.monotonic()
+    def __init__(self, method: Composite, problem: Problem, loop: Loop) -> None:
+        self.method, self.problem, self.loop = method, problem, loop
         torch.manual_seed(derive(problem.seed, "composite"))
         self.network = build_mixed(problem.space)
         if problem.float_state is not None:
             self.network.load_float(problem.float_state)
-        self.device = pick_device(method.plan)
-        self.network.to(self.device)
+        self.network.to(loop.device).train()
         self.mixtures = [d.mixture for d in decisions(self.network) if len(d.mixture.candidates) > 1]
         logits = [mixture.logits for mixture in self.mixtures]
         plan = method.plan
-        self.steps_per_epoch = problem.task.data.train.steps(batch_size=plan.batch_size)
         every = [d.mixture.logits for d in decisions(self.network)]
         if method.as_published:
             chosen = {id(p) for p in every}
@@ -205,14 +226,13 @@ class _Search:
             self.optimizer: torch.optim.Optimizer = sgd(weights, lr=plan.lr)
             self.architecture: torch.optim.Optimizer = sgd(logits, lr=method.architecture_lr)
             # A tenth after every 10 epochs, for both.
-            length = 10 * self.steps_per_epoch
+            length = 10 * loop.steps_per_epoch
             self.schedule: LRScheduler = StepLR(self.optimizer, step_size=length, gamma=0.1)
             self.architecture_schedule: LRScheduler | None = StepLR(self.architecture, step_size=length, gamma=0.1)
         else:
             self.optimizer = make_optimizer(self.network, plan, leave_out=every)
             self.architecture_schedule = None
-            steps = max(2, plan.epochs * self.steps_per_epoch)
-            self.schedule = make_schedule(self.optimizer, plan, steps=steps)
+            self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
             self.architecture = torch.optim.Adam(logits, lr=method.architecture_lr, betas=(0.5, 0.999))
         graph, options = problem.space.template.graph, problem.space.options
         # A cost that no bits change can't be searched for; `allocate` has checked it.
@@ -222,78 +242,69 @@ class _Search:
         with torch.no_grad():
             self.first_costs = [float(cost(*probabilities(self.network))) for cost in self.costs]
         self.multipliers = [0.0] * len(self.budgets)
+        if loop.saved is None:
+            seed = derive(problem.seed, "calibrate")
+            calibrate(self.network, problem.task.data.train, batch_size=plan.batch_size, seed=seed)
+        self.forward = compiled(self.network, loop.mode.compile)
 
-    def seconds(self) -> float:
-        """Spent so far, earlier parts of a resumed search included."""
-        return self._spent + time.monotonic() - self._started
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
 
-    def run(self) -> None:
-        """All epochs, from the checkpoint on where there is one."""
-        folder = self.problem.folder
-        checkpoint = folder / "search.checkpoint" if folder else None
-        saved = load_checkpoint(checkpoint) if checkpoint else None
-        first = 0
-        if saved is not None:
-            assert checkpoint is not None
-            check_same(saved, self._settings(), checkpoint)
-            first = self._restore(saved)
-        else:
-            data = self.problem.task.data
-            seed = derive(self.problem.seed, "calibrate")
-            calibrate(self.network, data.train, batch_size=self.method.plan.batch_size, seed=seed)
-        forward = torch.compile(self.network, dynamic=False) if self.method.plan.compile else self.network
-        for epoch in range(first, self.method.plan.epochs):
-            self._epoch(epoch, forward)
-            if checkpoint:
-                save_checkpoint(self._saved(epoch + 1), checkpoint)
+    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        if not self.method.as_published:
+            self._set_temperature(step / max(1, self.loop.steps - 1))
+        # Compiled for full batches; a last smaller one runs as it is.
+        forward = self.forward if len(x) == self.method.plan.batch_size else self.network
+        with autocast(self.loop.mode.precision, self.loop.device):
+            logits = forward(x)
+        return self.problem.task.compute_loss(logits.float(), y)
 
-    def _epoch(self, epoch: int, forward: Any) -> None:
-        method, task = self.method, self.problem.task
-        steps = method.plan.epochs * self.steps_per_epoch
-        learning = method.as_published or epoch >= method.weights_first
-        total, count, step = 0.0, 0, epoch * self.steps_per_epoch
-        self.network.train()
-        seed = derive(self.problem.seed, "search batches", epoch)
-        for x, y in task.data.train.batches(batch_size=method.plan.batch_size, seed=seed, augment=task.augment):
-            if not method.as_published:
-                self._set_temperature(step / max(1, steps - 1))
-            full = len(x) == method.plan.batch_size
-            x, y = x.to(self.device), y.to(self.device)
-            with autocast(method.plan, self.device):
-                logits = (forward if full else self.network)(x)
-            loss = task.compute_loss(logits.float(), y)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{method.name}: the loss became {value} in search epoch {epoch + 1}, step {step + 1}; "
-                    "lower the learning rate of the search or start from trained float weights"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            self.architecture.zero_grad(set_to_none=True)
-            (loss + self._penalty(step) if learning else loss).backward()
-            self.optimizer.step()
-            if learning:
-                self.architecture.step()
-            step += 1
-            if step < steps:
-                self.schedule.step()
-                if self.architecture_schedule is not None:
-                    self.architecture_schedule.step()
-            total, count = total + value * len(x), count + len(x)
-            stage = f"search {method.name} {_at(self.problem)}"
-            self.problem.watch(Event(stage=stage, step=step, steps=steps, images=len(x)))
-        self._record(step, total / max(1, count))
-        values = {name: values[-1] for name, values in self.curves.items()}
-        self.problem.watch(
-            Event(
-                stage=f"search {method.name} {_at(self.problem)}",
-                step=step,
-                steps=steps,
-                images=0,
-                epoch_end=True,
-                values=values,
-            )
-        )
+    def update(self, loss: Tensor, step: int) -> None:
+        learning = self.method.as_published or step >= self.method.weights_first * self.loop.steps_per_epoch
+        self.optimizer.zero_grad(set_to_none=True)
+        self.architecture.zero_grad(set_to_none=True)
+        (loss + self._penalty(step) if learning else loss).backward()
+        self.optimizer.step()
+        if learning:
+            self.architecture.step()
+        if step + 1 < self.loop.steps:
+            self.schedule.step()
+            if self.architecture_schedule is not None:
+                self.architecture_schedule.step()
+
+    @torch.no_grad()
+    def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
+        weight, activation = probabilities(self.network)
+        figures = {"step": float(step), "loss": loss}
+        for cost, budget, limit, multiplier in zip(
+            self.costs, self.budgets, self._limits(step), self.multipliers, strict=True
+        ):
+            figures[f"expected {budget.cost}"] = float(cost(weight, activation))
+            figures[f"limit {budget.cost}"] = limit
+            figures[f"multiplier {budget.cost}"] = multiplier
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        schedule = self.architecture_schedule
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "architecture": self.architecture.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "architecture_schedule": None if schedule is None else schedule.state_dict(),
+            "multipliers": self.multipliers,
+            "first_costs": self.first_costs,
+        }
+
+    def restore(self, state: Mapping[str, Any], where: str) -> None:
+        load_into(self.network, state["network"], where)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.architecture.load_state_dict(state["architecture"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.architecture_schedule is not None:
+            self.architecture_schedule.load_state_dict(state["architecture_schedule"])
+        self.multipliers, self.first_costs = state["multipliers"], state["first_costs"]
 
     def _set_temperature(self, progress: float) -> None:
         first, last = self.method.temperature
@@ -302,8 +313,8 @@ class _Search:
 
     def _limits(self, step: int) -> list[float]:
         """Each budget's present limit: from the first expected cost down to the budget, linearly."""
-        plan, lead = self.method.plan, self.method.weights_first * self.steps_per_epoch
-        span = max(1.0, self.method.falling * (plan.epochs * self.steps_per_epoch - lead))
+        lead = self.method.weights_first * self.loop.steps_per_epoch
+        span = max(1.0, self.method.falling * (self.loop.steps - lead))
         share = min(1.0, max(0.0, (step - lead) / span))
         return [
             first + (min(first, budget.limit) - first) * share
@@ -314,55 +325,9 @@ class _Search:
         weight, activation = probabilities(self.network)
         if self.method.as_published:
             return self.method.cd * published_penalty(self.problem.space, weight, activation)
-        penalty = torch.tensor(0.0, dtype=torch.float64, device=self.device)
+        penalty = torch.tensor(0.0, dtype=torch.float64, device=self.loop.device)
         for k, (cost, budget, limit) in enumerate(zip(self.costs, self.budgets, self._limits(step), strict=True)):
             violation = (cost(weight, activation) - limit) / budget.limit
             self.multipliers[k] = max(0.0, self.multipliers[k] + self.method.multiplier_step * violation.item())
             penalty = penalty + self.multipliers[k] * violation + self.method.square * violation.relu().square()
         return penalty
-
-    @torch.no_grad()
-    def _record(self, step: int, loss: float) -> None:
-        weight, activation = probabilities(self.network)
-        figures = {"step": float(step), "loss": loss}
-        for cost, budget, limit, multiplier in zip(
-            self.costs, self.budgets, self._limits(step), self.multipliers, strict=True
-        ):
-            figures[f"expected {budget.cost}"] = float(cost(weight, activation))
-            figures[f"limit {budget.cost}"] = limit
-            figures[f"multiplier {budget.cost}"] = multiplier
-        for name, value in figures.items():
-            self.curves.setdefault(name, []).append(value)
-
-    def _saved(self, epoch: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "settings": self._settings(),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "architecture": self.architecture.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "architecture_schedule": self.architecture_schedule.state_dict() if self.architecture_schedule else None,
-            "multipliers": self.multipliers,
-            "first_costs": self.first_costs,
-            "curves": self.curves,
-            "seconds": self.seconds(),
-            "rng": torch.get_rng_state(),
-        }
-
-    def _settings(self) -> dict[str, Any]:
-        """What a checkpoint must agree in to be gone on from."""
-        values = asdict(self.method) | {"seed": self.problem.seed, "budgets": [str(b) for b in self.problem.budgets]}
-        return values | {"temperature": list(self.method.temperature)}
-
-    def _restore(self, saved: Mapping[str, Any]) -> int:
-        load_into(self.network, saved["network"], "the search's checkpoint")
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.architecture.load_state_dict(saved["architecture"])
-        self.schedule.load_state_dict(saved["schedule"])
-        if self.architecture_schedule is not None:
-            self.architecture_schedule.load_state_dict(saved["architecture_schedule"])
-        self.multipliers, self.first_costs = saved["multipliers"], saved["first_costs"]
-        self.curves, self._spent = saved["curves"], saved["seconds"]
-        torch.set_rng_state(saved["rng"])
-        return saved["epoch"]

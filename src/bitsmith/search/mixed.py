@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, Blueprint, LayerSpec
-from bitsmith.quantize import QUANTIZERS, Affine, Identity, Mixture, Network, build
+from bitsmith.quantize import Affine, Identity, Mixture, Network, build, find_quantizers
 from bitsmith.space import Precision
 
 
@@ -35,18 +35,27 @@ def build_mixed(space: Precision, *, start: float = 0.01) -> Network:
     Args:
         start: first value of every logit.
     """
-    weight_of, activation_of = QUANTIZERS[space.template.quantizer]
+    template = space.template
+    quantizers = find_quantizers(template.quantizer)
 
     def make_weight(layer: LayerSpec, shape: tuple[int, ...], per_filter: bool) -> nn.Module:
         options = space.options[layer.name].weight
-        return Mixture([Identity(b) if b == FLOAT else weight_of(b, shape, per_filter) for b in options], start=start)
+        make = quantizers.weight
+        return Mixture([Identity(b) if b == FLOAT else make(b, shape, per_filter) for b in options], start=start)
 
     def make_input(layer: LayerSpec, signed: bool, narrows: bool) -> nn.Module:
-        as_it_is = {FLOAT, space.template.stream_bits} if narrows else {FLOAT}
+        as_it_is = {FLOAT, template.stream_bits} if narrows else {FLOAT}
         options = space.options[layer.name].activation
-        return Mixture([Identity(b) if b in as_it_is else activation_of(b, signed) for b in options], start=start)
+        make = quantizers.activation
+        return Mixture([Identity(b) if b in as_it_is else make(b, signed) for b in options], start=start)
 
-    network = Network(space.template.graph, make_weight, make_input, stream_bits=space.template.stream_bits)
+    network = Network(
+        template.graph,
+        make_weight,
+        make_input,
+        stream_bits=template.stream_bits,
+        power_of_two=quantizers.power_of_two,
+    )
     network.calibrate_weights()
     return network
 

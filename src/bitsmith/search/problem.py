@@ -25,6 +25,8 @@ class Problem:
         seed: of everything random in the search.
         float_state: weights of the trained float network to start from, or None.
         folder: where the search keeps its checkpoint, or None.
+        shared: where searches of one run that differ in budgets alone keep what doesn't depend on them, or None.
+        checkpoint_seconds: how often it is written; also at the end of every epoch and on Ctrl-C.
         watch: told of every step.
     """
 
@@ -34,6 +36,8 @@ class Problem:
     seed: int = 0
     float_state: Mapping[str, Tensor] | None = None
     folder: Path | None = None
+    shared: Path | None = None
+    checkpoint_seconds: float = 60.0
     watch: Watch = silent
 
 

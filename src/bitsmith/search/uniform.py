@@ -6,10 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
 from bitsmith.errors import BudgetError
-from bitsmith.search.allocate import allocate
+from bitsmith.search.allocate import some_inside
 from bitsmith.search.baselines import fill, largest_uniform, random_inside
 from bitsmith.search.problem import Found, Problem
 from bitsmith.seeding import numpy_generator
@@ -39,11 +37,9 @@ class Uniform:
         started = time.monotonic()
         best = largest_uniform(problem.space, problem.budgets)
         if best is None:
-            nothing = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in problem.space.options.items()}
-            cheapest = allocate(problem.space, nothing, problem.budgets)  # raises where no bits at all fit
+            best = some_inside(problem.space, problem.budgets)  # raises where no bits at all fit
             if not self.fill:
                 raise BudgetError(f"no uniform bits meet {' and '.join(map(str, problem.budgets))}; mixed bits do")
-            best = cheapest
         if self.fill:
             best = fill(problem.space, best, problem.budgets)
         return Found(best=best, method=self.name, seconds=time.monotonic() - started)

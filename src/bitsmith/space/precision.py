@@ -7,7 +7,6 @@ after) are pinned to 8 bits by default: they hold few of the bits and most of th
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from bitsmith.blueprint import PRICED, Bits, Blueprint, NetworkGraph, Options
 from bitsmith.errors import RecipeError, RunError
+from bitsmith.space.pins import Pin, resolve_pins
 
 
 @final
@@ -158,7 +158,7 @@ def precision(
     activation_bits: Sequence[int] = (8,),
     *,
     ends: int | None = 8,
-    pins: Mapping[str, int | Bits] | None = None,
+    pins: Mapping[str, Pin] | None = None,
 ) -> Precision:
     """The precision space of a network, with its ends and some layers pinned.
 
@@ -166,28 +166,29 @@ def precision(
         template: the network; its own bits don't matter.
         weight_bits, activation_bits: what layers that are not pinned may take, 1..8 or 32 (float).
         ends: weight and activation bits of the first and last layers; None leaves them free.
-        pins: layer -> its bits (a number for both weights and activations); goes before `ends`.
+        pins: layer or pattern ("layer3.*") -> 8, "w4a8", "w4", "a8" or "float"; goes before `ends`, see `resolve_pins`.
 
     Raises:
-        RecipeError: a pin on a layer that the network doesn't have, a bit-width out of range, or none given.
+        RecipeError: a pin on a layer that the network doesn't have, pins that contradict each other, a bit-width out of
+            range, or none given.
     """
     names = [layer.name for layer in template.graph.layers]
-    pinned: dict[str, Bits] = {}
+    fixed = resolve_pins(names, pins or {})
+    at_ends = _ends(template.graph) if ends is not None else set()
+
+    def chosen(name: str, side: int, free: tuple[int, ...]) -> tuple[int, ...]:
+        pin = fixed.get(name, (None, None))[side]
+        pin = ends if pin is None and name in at_ends else pin
+        return free if pin is None else (pin,)
+
+    weight, activation = tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits)))
     try:
-        if ends is not None:
-            pinned |= dict.fromkeys(_ends(template.graph), Bits(weight=ends, activation=ends))
-        for name, bits in (pins or {}).items():
-            if name not in names:
-                near = difflib.get_close_matches(name, names) or names
-                raise RecipeError(f"can't pin {name!r}: the network has no such layer; did you mean {', '.join(near)}?")
-            pinned[name] = bits if isinstance(bits, Bits) else Bits(weight=bits, activation=bits)
-        free = Options(weight=tuple(sorted(set(weight_bits))), activation=tuple(sorted(set(activation_bits))))
+        Options(weight=weight, activation=activation)  # also where every layer is pinned
+        options = {
+            name: Options(weight=chosen(name, 0, weight), activation=chosen(name, 1, activation)) for name in names
+        }
     except RunError as error:  # a bit-width out of range
         raise RecipeError(f"the precision space can't be made: {error}") from error
-    options = {
-        name: Options(weight=(pinned[name].weight,), activation=(pinned[name].activation,)) if name in pinned else free
-        for name in names
-    }
     return Precision(template=template, options=options)
 
 
@@ -198,7 +199,7 @@ def _ends(graph: NetworkGraph) -> set[str]:
     for node in graph.nodes:
         behind = any(read in before for read in node.inputs)
         if node.op in PRICED and not behind:
-            first.add(node.name)
+            first.add(node.owner)
         if behind or node.op in PRICED:
             before.add(node.name)
     after: set[str] = set()  # nodes whose value reaches a priced layer
@@ -208,7 +209,7 @@ def _ends(graph: NetworkGraph) -> set[str]:
         if ahead:
             after.add(node.name)
         elif node.op in PRICED:
-            last.add(node.name)
+            last.add(node.owner)
     return first | last
 
 

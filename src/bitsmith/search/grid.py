@@ -1,0 +1,177 @@
+"""Grid: measure every blueprint inside the budgets and take the best; for small spaces, and to check other methods."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal, final
+
+import numpy as np
+
+from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.cost import fits, tabulate
+from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.search.allocate import some_inside
+from bitsmith.search.evaluate import Score, evaluate_blueprint, require_start
+from bitsmith.search.kept import Kept
+from bitsmith.search.problem import Found, Problem
+from bitsmith.space import Precision
+from bitsmith.train import Event, TrainPlan, digest
+
+_COUNTED = 10_000  # blueprints inside the budgets, before counting them stops
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GridSearch:
+    """Every blueprint inside the budgets, each scored by `evaluate_blueprint`; the best metric, then the least loss.
+
+    Every score is kept (grid.json) as soon as it is there. Scores don't depend on budgets: searches that
+    differ in budgets alone share them.
+
+    Args:
+        plan: training of each blueprint; None scores the rounded float weights.
+        points: "all" blueprints of the space, or those with "uniform" (weight, activation) bits.
+        most: refuse to measure more blueprints than this.
+
+    Example:
+        Two free layers at 2, 4 or 8 bits of weights are 9 blueprints; with plan epochs=2 that is 18 epochs.
+    """
+
+    plan: TrainPlan | None = None
+    points: Literal["all", "uniform"] = "all"
+    most: int = 64
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise RecipeError(f"most blueprints to measure must be at least 1, got {self.most}")
+
+    @property
+    def name(self) -> str:
+        return "grid"
+
+    @property
+    def epochs(self) -> float:
+        """Of one blueprint: how many there are depends on the budgets; `Found.epochs` counts them all."""
+        return self.plan.epochs if self.plan else 0
+
+    def search(self, problem: Problem) -> Found:
+        """Measure all, take the best.
+
+        Raises:
+            BudgetError: no blueprint meets the budgets, or only mixed ones where points are uniform.
+            RecipeError: more than `most` blueprints do, or there is nothing to start from.
+            RunError: the kept scores are damaged.
+        """
+        some_inside(problem.space, problem.budgets)
+        candidates = self._candidates(problem)
+        require_start(problem, self.plan)
+        folder = problem.shared or problem.folder
+        kept = Kept(folder / "grid.json" if folder else None, self._settings(problem))
+        scores: list[Score] = []
+        for done, blueprint in enumerate(candidates, start=1):
+            name = json.dumps({name: [bits.weight, bits.activation] for name, bits in blueprint.bits.items()})
+            stage = f"grid, {done} of {len(candidates)}"
+            if name not in kept.values:
+                score = evaluate_blueprint(problem, blueprint, self.plan, stage=stage, watch=problem.watch)
+                kept.keep(name, asdict(score))
+            scores.append(Score(**kept.values[name]))
+            problem.watch(Event(stage="grid", step=done, steps=len(candidates), images=0))
+        best = max(range(len(scores)), key=lambda i: (scores[i].metric, -scores[i].loss))
+        return Found(
+            best=candidates[best],
+            method=self.name,
+            epochs=sum(score.epochs for score in scores),
+            seconds=sum(score.seconds for score in scores),
+            curves={
+                "step": [float(i + 1) for i in range(len(scores))],
+                f"validation_{problem.task.metric_name}": [score.metric for score in scores],
+                "validation_loss": [score.loss for score in scores],
+            },
+            details={"points": self.points, "measured": len(scores), "space": problem.space.count()},
+        )
+
+    def _candidates(self, problem: Problem) -> list[Blueprint]:
+        space, budgets = problem.space, problem.budgets
+        if self.points == "uniform":
+            inside = [b for b in uniform_points(space) if fits(b.graph, b.bits, budgets)]
+            if not inside:
+                raise BudgetError(f"no uniform bits meet {' and '.join(map(str, budgets))}; mixed bits do")
+        else:
+            inside = list(islice(blueprints_inside(space, budgets), self.most + 1))
+        if len(inside) > self.most:
+            raise RecipeError(self._too_many(problem, len(inside)))
+        return inside
+
+    def _too_many(self, problem: Problem, found: int) -> str:
+        count = str(found)
+        if self.points == "all":
+            counted = sum(1 for _ in islice(_inside(problem.space, problem.budgets), _COUNTED + 1))
+            count = f"{counted:,}" if counted <= _COUNTED else f"more than {_COUNTED:,}"
+        narrow = "allow fewer bit-widths, pin layers, tighten the budgets"
+        other = ", take points: uniform" if self.points == "all" else ""
+        return (
+            f"grid would measure {count} blueprints inside {' and '.join(map(str, problem.budgets))} "
+            f"(of {problem.space.count():,} in the space); its most is {self.most}: {narrow}{other}, or raise most"
+        )
+
+    def _settings(self, problem: Problem) -> dict[str, Any]:
+        """What a score depends on, beside the bits."""
+        return {
+            "plan": asdict(self.plan) if self.plan else None,
+            "seed": problem.seed,
+            "float_state": digest(problem.float_state) if problem.float_state is not None else None,
+            "metric": problem.task.metric_name,
+            "quantizer": problem.space.template.quantizer,
+            "graph": hashlib.sha256(json.dumps(problem.space.template.graph.to_dict()).encode()).hexdigest(),
+        }
+
+
+def uniform_points(space: Precision) -> list[Blueprint]:
+    """The blueprints with the same (weight, activation) bits wherever layers may take them, without repetition."""
+    weights = sorted({bits for options in space.options.values() for bits in options.weight})
+    activations = sorted({bits for options in space.options.values() for bits in options.activation})
+    found = {
+        space.encode(point).tobytes(): point for point in (space.uniform(w, a) for w in weights for a in activations)
+    }
+    return list(found.values())
+
+
+def blueprints_inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[Blueprint]:
+    """All blueprints inside every budget, the first layers' bits changing slowest, from few bits to many."""
+    return (space.decode(indices) for indices in _inside(space, budgets))
+
+
+def _inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[np.ndarray]:
+    """Option indices [layers, 2] of all blueprints inside every budget.
+
+    Depth first over the layers; a beginning is left as soon as some cost passes its limit with the least that the
+    layers behind it can take.
+    """
+    tables = [tabulate(budget.cost, space.template.graph, space.options) for budget in budgets]
+    limits = np.array([t.whole_limit(b.limit) - t.fixed for t, b in zip(tables, budgets, strict=True)])
+    pairs = [list(np.ndindex(len(o.weight), len(o.activation))) for o in space.options.values()]
+    costs = [
+        np.array([[t.entries[name][pair] for t in tables] for pair in at])
+        for name, at in zip(space.options, pairs, strict=True)
+    ]
+    behind = np.zeros((len(pairs) + 1, len(tables)))
+    for layer in reversed(range(len(pairs))):
+        behind[layer] = behind[layer + 1] + costs[layer].min(0)
+
+    def extend(chosen: list[tuple[int, ...]], spent: np.ndarray) -> Iterator[np.ndarray]:
+        layer = len(chosen)
+        if layer == len(pairs):
+            yield np.array(chosen, dtype=np.int64)
+            return
+        for pair, cost in zip(pairs[layer], costs[layer], strict=True):
+            if np.all(spent + cost + behind[layer + 1] <= limits):
+                yield from extend([*chosen, pair], spent + cost)
+
+    for indices in extend([], np.zeros(len(tables))):
+        blueprint = space.decode(indices)
+        if fits(blueprint.graph, blueprint.bits, budgets):
+            yield indices
