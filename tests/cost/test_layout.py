@@ -76,3 +76,37 @@ def test_clips_affine_and_pools():
     assert exact("size", s.graph(y), bits) - exact("size", plain, bits) == 16 + 16 + 256 + 16 + 5 * 2 + 16
     assert s.nodes["affine"].norm == Norm()
     assert exact("params", s.graph(y), bits) == 18 + 4
+
+
+def test_the_wider_vocabulary_by_hand():
+    graph = graphs.modern()
+    bits = graphs.uniform_bits(graph, 4, 8)
+    weights = {"stem": 108, "se.fc": 16, "twice": 36, "deep": 4, "side": 144, "last": 216, "fc": 30}
+    assert {layer.name: layer.weights for layer in graph.layers} == weights
+    channels = 4 + 4 + 2 + 2 + 4 + 6 + 5
+    layers = 7 * 16 + sum(weights.values()) // 2 + 4 * channels
+    functions = 7 * (16 + 256)  # hard_swish, hard_sigmoid, silu, tanh, gelu, leaky_relu, sigmoid
+    pools, joins, moves = 4 * 16, 3 * 16, 5 * 16  # and multiply; two splits, two pads, shuffle
+    sign = 0  # both halves of the concat are signed already
+    assert exact("size", graph, bits) == 3 * 256 + layers + functions + pools + joins + moves + sign
+
+
+def test_signs_that_differ_cost_a_table():
+    s = graphs.Sketch((1, 4, 4))
+    a, b = s.same("relu", "relu", s.conv("a", "x", 2)), s.conv("b", "x", 2)
+    both = s.graph(s.linear("fc", s.flatten("flat", s.concat("cat", a, b)), 1))
+    same = s.graph(s.linear("fc", s.flatten("flat", s.concat("cat", b, b)), 1))
+    bits = graphs.uniform_bits(both, 8, 8)
+    layer = 16 + 18 + 4 * 2
+    assert exact("size", both, bits) - exact("size", same, {name: bits[name] for name in ("b", "fc")}) == layer + 256
+
+
+def test_a_layer_used_twice_is_stored_once_and_computed_twice():
+    s = graphs.Sketch((1, 4, 4))
+    y = s.conv("b", s.same("relu", "relu", s.conv("a", "x", 2)), 2)
+    once, twice = s.graph(s.max_pool("pool", y)), s.graph(s.shared("c", y, "b"))
+    bits = graphs.uniform_bits(once, 4, 4)
+    # Reading with and without sign takes a narrowing table for each.
+    assert exact("size", twice, bits) == exact("size", once, bits) - 16 + 2 * 256
+    assert exact("macs", twice, bits) - exact("macs", once, bits) == 36 * 16
+    assert exact("params", twice, bits) == exact("params", once, bits)

@@ -1,7 +1,8 @@
-"""Hand-made and random networks, frozen and lowered."""
+"""Hand-made networks, frozen and lowered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,12 +105,14 @@ def make_case(
     quantizer: str = "lsq",
     images: int = 40,
     dead_gain: bool = True,
+    change: Callable[[Network], object] = lambda network: None,
 ) -> Case:
     """A network with random weights and BatchNorm statistics, its steps calibrated on random images.
 
     Args:
         bits: one (weight, activation) pair for all priced layers, or a list with one for each.
         dead_gain: set the first gain of every BatchNorm to zero and make others negative.
+        change: what to do to the network before its steps are calibrated.
     """
     names = [layer.name for layer in graph.layers]
     pairs = [bits] * len(names) if isinstance(bits, tuple) else bits
@@ -139,7 +142,7 @@ def make_case(
         torch.manual_seed(derive(seed, "weights"))
         network = build(blueprint)
         with torch.no_grad():
-            _randomize(network, x, dead_gain=dead_gain)
+            _randomize(network, x, dead_gain=dead_gain, change=change)
     network.eval()
     frozen = freeze(network, blueprint)
     data = pixels if kind == "uint8" else x.numpy()
@@ -153,7 +156,7 @@ def make_case(
     )
 
 
-def _randomize(network: Network, x: torch.Tensor, *, dead_gain: bool) -> None:
+def _randomize(network: Network, x: torch.Tensor, *, dead_gain: bool, change: Callable[[Network], object]) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.weight.uniform_(0.5, 1.5)
@@ -166,6 +169,7 @@ def _randomize(network: Network, x: torch.Tensor, *, dead_gain: bool) -> None:
             layer.bias.normal_(0, 0.1)
         if name.endswith("zero"):
             layer.weight[0] = 0
+    change(network)
     network.calibrate_weights()
     calibrated = list(network.calibrated())
     for _ in range(2):  # the statistics of BatchNorm, then the steps behind them
@@ -181,97 +185,6 @@ def _randomize(network: Network, x: torch.Tensor, *, dead_gain: bool) -> None:
         module.end()
 
 
-def random_case(seed: int) -> Case:
-    """A random network over all operators, bits, quantizers and input contracts."""
-    rng = np.random.default_rng(derive(seed, "topology"))
-    draft = Draft(int(rng.integers(1, 5)), int(rng.integers(7, 12)), int(rng.integers(7, 12)))
-    for _ in range(int(rng.integers(2, 6))):
-        _random_block(draft, rng)
-    ending = rng.choice(["linear", "linears", "conv", "average", "stream", "sparse"])
-    classes = int(rng.integers(3, 8))
-    if ending == "linear":
-        draft.global_pool()
-        draft.flatten()
-        draft.linear(classes)
-    elif ending == "linears":
-        draft.flatten()
-        draft.linear(int(rng.integers(4, 12)), norm=True)
-        draft.same("relu")
-        draft.same("dropout", rate=0.3)
-        draft.linear(classes)
-    elif ending == "conv":
-        draft.global_pool()
-        draft.conv(classes, 1, norm=bool(rng.integers(2)))
-        draft.flatten()
-    elif ending == "average":
-        draft.conv(classes, 1)
-        draft.same("relu")
-        draft.global_pool()
-        draft.flatten()
-    elif ending == "stream":
-        draft.global_pool()
-        draft.flatten()
-        draft.linear(classes)
-        draft.same("relu")
-    else:
-        draft.conv(classes, 3)
-        draft.pool("max_pool", 2, 1)
-        draft.flatten()
-    graph = draft.graph()
-    bits = [(int(rng.integers(1, 9)), int(rng.integers(1, 9))) for _ in graph.layers]
-    quantizer = str(rng.choice(["lsq", "lsq", "gaussian"]))
-    return make_case(graph, bits, seed=seed, quantizer=quantizer, kind=str(rng.choice(["uint8", "uint8", "float"])))
-
-
-def _random_block(draft: Draft, rng: np.random.Generator) -> None:
-    source = draft.last
-    channels, height, width = draft[source].shape
-    filters = int(rng.integers(2, 10))
-    clip = str(rng.choice(["relu", "relu6", ""]))
-    block = rng.choice(["conv", "depthwise", "grouped", "residual", "down", "preactivation", "max", "avg", "clip"])
-    if block == "conv":
-        kernel = int(rng.choice([1, 3, 5]))
-        dilation = int(rng.integers(1, 3)) if kernel == 3 else 1
-        pad = (1, 0, 2, 1) if rng.integers(4) == 0 and kernel == 3 and min(height, width) > 4 else None
-        stride = int(rng.integers(1, 3)) if min(height, width) > 4 else 1
-        draft.conv(filters, kernel, stride=stride, pad=pad, dilation=dilation, norm=bool(rng.integers(2)))
-    elif block == "depthwise":
-        draft.conv(channels, 3, groups=channels)
-    elif block == "grouped":
-        draft.conv(6, 1)
-        draft.conv(9, 3, groups=3)
-    elif block == "residual":
-        draft.conv(channels, 3)
-        draft.same("relu")
-        branch = draft.conv(channels, 3)
-        draft.same("add", branch, source)
-    elif block == "down":
-        stride = 2 if min(height, width) > 4 else 1
-        draft.conv(filters, 3, stride=stride)
-        branch = draft.same("relu")
-        branch = draft.conv(filters, 3, source=branch)
-        shortcut = draft.conv(filters, 1, source=source, stride=stride)
-        draft.same("add", branch, shortcut)
-    elif block == "preactivation":
-        draft.same("affine")
-        draft.same("relu")
-        branch = draft.conv(channels, 3)
-        draft.same("add", source, branch)
-        return
-    elif block == "max" and min(height, width) > 3:
-        draft.pool("max_pool", 3, 2, 1)
-        return
-    elif block == "avg" and min(height, width) > 3:
-        draft.pool("avg_pool", 2, 2, int(rng.integers(2)))
-    elif block == "clip":
-        other = draft.conv(channels, 1, source=source)
-        apart = draft.same(clip or "relu", other)
-        draft.same("add", apart, other)
-        return
-    if clip:
-        draft.same(clip)
-
-
 @pytest.fixture(scope="session")
 def draft() -> type[Draft]:
     return Draft
@@ -280,11 +193,6 @@ def draft() -> type[Draft]:
 @pytest.fixture(scope="session")
 def case_of() -> Any:
     return make_case
-
-
-@pytest.fixture(scope="session")
-def random_network() -> Any:
-    return random_case
 
 
 @pytest.fixture(scope="session")

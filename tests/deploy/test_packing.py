@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bitsmith.deploy.packing import DOMAIN, OPSET, pack, pack_layer, silence_function, unpack_function
+from bitsmith.deploy.functions import DOMAIN, OPSET
+from bitsmith.deploy.packing import pack, pack_layer, silence_function, unpack_function
 from bitsmith.deploy.runtime import LEVELS, session
 from bitsmith.quantize import Grid
 from bitsmith.quantize.fold import fold

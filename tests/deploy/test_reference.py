@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bitsmith.deploy import run, trace
-from bitsmith.deploy.program import Conv, Logits, StoredGrid, Sums
+from bitsmith.deploy.operators import Conv, Logits, StoredGrid, Sums
 from bitsmith.deploy.reference import requantize
 from bitsmith.errors import ExportError, VerifyError
 

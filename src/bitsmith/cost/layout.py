@@ -10,9 +10,12 @@ channels, and float32 scales with int32 biases would add 2.7 kB to 20 kB of 2-bi
   power of two of the layer, and a float16 scale times the layer's scale. BatchNorm is folded into these. A float
   layer has a float32 bias in the same 4 bytes.
 - A priced layer that reads a stream with fewer than 8 activation bits narrows it by a table of 256 bytes.
+- A layer used several times stores its weights once; a narrowing table more where it reads with and without sign.
 - `affine`: a header, and per channel 5 bytes: an int8 weight, an int16 bias, a float16 scale.
-- `add`, `avg_pool`, `max_pool`: a header (scales, bounds, geometry).
+- `add`, `multiply`, `avg_pool`, `max_pool`, `pad`, `shuffle`, `split`: a header (scales, bounds, geometry).
+- `concat`: a header, and a table of 256 bytes for each operand without sign among operands with.
 - `relu`, `relu6`: nothing where the clip merges with the operator before it; else a header and a table of 256 bytes.
+- Other functions: a header and a table of 256 bytes.
 - `flatten` and `dropout` store nothing.
 """
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bitsmith.blueprint import Bits, GridPlan, LayerSpec, NetworkGraph, Node
+from bitsmith.blueprint import FUNCTIONS, Bits, GridPlan, LayerSpec, NetworkGraph, Node
 from bitsmith.errors import CaptureError
 
 HEADER = 16
@@ -28,11 +31,6 @@ TABLE = 256
 PER_CHANNEL = 4
 PER_AFFINE_CHANNEL = 5
 STREAM_BITS = 8
-
-
-def is_merged_clip(node: Node, plan: GridPlan) -> bool:
-    """Whether a relu or relu6 merges with its producer, which then has no grid of its own."""
-    return plan.carrier[node.inputs[0]] not in plan.stream
 
 
 def _nothing(node: Node, plan: GridPlan) -> int:
@@ -52,7 +50,15 @@ def _affine(node: Node, plan: GridPlan) -> int:
 
 
 def _clip(node: Node, plan: GridPlan) -> int:
-    return 0 if is_merged_clip(node, plan) else HEADER + TABLE
+    return 0 if plan.is_merged(node) else HEADER + TABLE
+
+
+def _concat(node: Node, plan: GridPlan) -> int:
+    return HEADER + TABLE * sum(plan.signed[read] != plan.signed[node.name] for read in node.inputs)
+
+
+def _function(node: Node, plan: GridPlan) -> int:
+    return HEADER + TABLE
 
 
 # operator -> bytes stored whatever the bits are; the free ones are those at `_nothing`.
@@ -62,10 +68,16 @@ STORED: dict[str, Callable[[Node, GridPlan], int]] = {
     "linear": _nothing,  # likewise
     "affine": _affine,
     "add": _header,
+    "concat": _concat,
+    "multiply": _header,
     "avg_pool": _header,
     "max_pool": _header,
+    "pad": _header,
+    "shuffle": _header,
+    "split": _header,
     "relu": _clip,
     "relu6": _clip,
+    **dict.fromkeys(FUNCTIONS, _function),
     "flatten": _nothing,  # another view of the same bytes
     "dropout": _nothing,  # not there at inference
 }
@@ -96,8 +108,10 @@ def weight_bytes(layer: LayerSpec, bits: Bits) -> int:
 
 def layer_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
     """Bytes that a priced layer stores: header, weights, channels, and the table that narrows its input."""
-    narrows = plan.narrows(layer.name) and bits.activation < STREAM_BITS
-    return HEADER + weight_bytes(layer, bits) + PER_CHANNEL * layer.out_channels + TABLE * narrows
+    tables = 0
+    if plan.narrows(layer.name) and bits.activation < STREAM_BITS:
+        tables = len({plan.signed[carrier] for carrier in plan.layer_reads[layer.name]})
+    return HEADER + weight_bytes(layer, bits) + PER_CHANNEL * layer.out_channels + TABLE * tables
 
 
 def fixed_bytes(graph: NetworkGraph, plan: GridPlan) -> int:

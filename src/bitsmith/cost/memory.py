@@ -6,8 +6,9 @@ Which tensors there are:
 - Every operator writes a tensor of its own, one byte per element whatever the bits (a kernel reads whole bytes).
   A layer with fewer activation bits than its stream narrows what it reads while it reads it, through its table.
   Bits therefore don't reach `ram`; a float network, which would need four bytes, is priced as if quantized.
-- The logits are float32, and so is what max_pool makes of them: four bytes per element.
-- flatten and dropout are other names of their input; a clip that merges writes its producer's tensor.
+- The logits are float32, and so is what transparent operators make of them: four bytes per element.
+- flatten and dropout are other names of their input; a clip that merges writes its producer's tensor. Everything else
+  writes: concat, split and shuffle too, although a kernel that reads with strides could do without.
 - A tensor lives from the step that writes it to the last step that reads it, both included; the output lives to the
   end. No operator works in place, and kernels need no scratch (convolutions accumulate in registers).
 
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitsmith.blueprint import CLIPS, GridPlan, NetworkGraph, plan_grids
-from bitsmith.cost.layout import check_operators, is_merged_clip
+from bitsmith.cost.layout import check_operators
 
 _LOGIT_BYTES = 4
 _ALIASES = frozenset({"flatten", "dropout"})
@@ -113,7 +114,7 @@ def live_tensors(graph: NetworkGraph) -> tuple[Tensor, ...]:
 def _storage(graph: NetworkGraph, plan: GridPlan) -> dict[str, str]:
     storage: dict[str, str] = {}
     for node in graph.nodes:
-        aliases = node.op in _ALIASES or (node.op in CLIPS and is_merged_clip(node, plan))
+        aliases = node.op in _ALIASES or (node.op in CLIPS and plan.is_merged(node))
         storage[node.name] = storage[node.inputs[0]] if aliases else node.name
     return storage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitsmith.blueprint import Options
+from bitsmith.blueprint import FLOAT, Options
 from bitsmith.errors import RecipeError
 
 
@@ -36,6 +36,11 @@ class Target:
                 ("activation", choice.activation, self.activation_bits),
             ):
                 wrong = [bits for bits in wanted if bits not in held]
+                if FLOAT in wrong:
+                    raise RecipeError(
+                        f"layer {layer!r} would stay float, and target {self.name!r} runs integers alone: its {what}s "
+                        f"take {min(held)} to {max(held)} bits; pin it to {max(held)} instead"
+                    )
                 if wrong:
                     raise RecipeError(
                         f"target {self.name!r} can't hold {what} bits {wrong} of layer {layer!r}; it takes {list(held)}"

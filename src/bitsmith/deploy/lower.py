@@ -2,33 +2,48 @@
 
 The grid plan says which tensor lies on which grid; this module only turns nodes into operators. Dropout vanishes, a
 merged clip becomes the bounds of the operator before it, an average pool becomes a depthwise convolution of ones with
-scale 1/k^2, a narrowing and a clip that stands apart become tables.
+scale 1/k^2, a function, a narrowing and a clip that stands apart become tables.
 """
 
 from __future__ import annotations
 
-from typing import assert_never, cast
+from typing import Literal, assert_never, cast
 
 import numpy as np
+import torch
 
-from bitsmith.blueprint import ACCUMULATING, CLIPS, FLOAT, Blueprint, NetworkGraph, Node
-from bitsmith.deploy.program import (
+from bitsmith.blueprint import CLIPS, FLOAT, Blueprint, Node
+from bitsmith.deploy.lower_input import input_operator
+from bitsmith.deploy.operators import (
     Add,
+    Average,
+    Concat,
     Conv,
     Dequantize,
     Flatten,
-    InputQuantize,
-    InputTable,
-    IntegerProgram,
     Logits,
     MaxPool,
+    Multiply,
     Operator,
+    Pad,
+    Shuffle,
+    Split,
     StoredGrid,
     Sums,
     Table,
 )
+from bitsmith.deploy.program import IntegerProgram
 from bitsmith.errors import ExportError
-from bitsmith.quantize import FrozenLayer, Grid, Network
+from bitsmith.quantize import ActivationQuantizer, FrozenLayer, Grid, Network
+from bitsmith.quantize.layers import apply_free
+
+# How `pad` nodes fill their edges -> numpy's and ONNX' names.
+_PAD_MODES: dict[str, Literal["constant", "reflect", "edge", "wrap"]] = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
 def lower(frozen: Network, blueprint: Blueprint) -> IntegerProgram:
@@ -44,7 +59,7 @@ def lower(frozen: Network, blueprint: Blueprint) -> IntegerProgram:
     if blueprint.stream_bits == FLOAT or blueprint.stream_bits < 2:
         raise ExportError(f"streams of {blueprint.stream_bits} bits can't be lowered; build the network with 8")
     for node in frozen.graph.nodes:
-        if node.op in ("conv", "linear", "affine") and not isinstance(frozen.layer(node.name), FrozenLayer):
+        if node.op in ("conv", "linear", "affine") and not isinstance(frozen.layer(node.owner), FrozenLayer):
             raise ExportError(f"layer {node.name!r} is not frozen; call freeze(network, blueprint) first")
     return _Lowering(frozen, blueprint).program()
 
@@ -61,10 +76,8 @@ class _Lowering:
         self.tensor: dict[str, str] = {}
 
     def program(self) -> IntegerProgram:
-        alive = _alive(self.graph)
         for node in self.graph.nodes:
-            if node.name in alive:
-                self.lower_node(node)
+            self.lower_node(node)
         output = self.tensor[self.graph.output]
         if output in self.grids:
             name = f"{output}:float"
@@ -86,67 +99,89 @@ class _Lowering:
             self.grids[operator.name] = grid
 
     def lower_node(self, node: Node) -> None:
-        name = node.name
-        self.tensor[name] = name
+        self.tensor[node.name] = node.name
         match node.op:
             case "input":
-                grid = _stored(self.network.grid(name))
-                self.emit(self.input_operator(node, grid), grid, node.shape)
-            case "conv" | "linear" | "affine" | "avg_pool":
+                grid = _stored(self.network.grid(node.name))
+                self.emit(input_operator(node, grid, self.blueprint.input), grid, node.shape)
+            case "conv" | "linear" | "affine":
                 self.lower_weighted(node)
-            case "add":
-                left, right = self.tensor[node.inputs[0]], self.tensor[node.inputs[1]]
+            case "avg_pool":
+                self.lower_average(node)
+            case "add" | "concat":
+                self.lower_joining(node)
+            case "multiply":
                 grid, top = self.destination(node)
-                assert self.grids[left].step == self.grids[right].step == grid.step, f"{name}: unequal steps"
-                self.emit(Add(name=name, layer=name, inputs=(left, right), top=top), grid, node.shape)
+                left, right = self.sources(node)
+                self.emit(Multiply(name=node.name, layer=node.name, inputs=(left, right), top=top), grid, node.shape)
             case "relu" | "relu6":
                 self.lower_clip(node)
+            case "max_pool" | "pad" | "shuffle" | "split" | "flatten":
+                operator = self.transparent(node, self.sources(node)[0])
+                self.emit(operator, self.grids.get(operator.inputs[0]), node.shape)
+            case "dropout":
+                self.tensor[node.name] = self.sources(node)[0]
+            case "hard_swish" | "hard_sigmoid" | "silu" | "sigmoid" | "tanh" | "gelu" | "leaky_relu":
+                self.lower_function(node)
+            case _:
+                assert_never(node.op)
+
+    def sources(self, node: Node) -> tuple[str, ...]:
+        """The tensors that a node reads."""
+        return tuple(self.tensor[read] for read in node.inputs)
+
+    def transparent(self, node: Node, source: str) -> MaxPool | Pad | Shuffle | Split | Flatten:
+        """The operator that moves the integers it gets."""
+        name, inputs = node.name, (source,)
+        match node.op:
             case "max_pool":
-                source = self.tensor[node.inputs[0]]
-                pool = MaxPool(
+                return MaxPool(
                     name=name,
                     layer=name,
-                    inputs=(source,),
+                    inputs=inputs,
                     kernel=node.kernel,
                     stride=node.stride,
                     padding=node.padding,
                     dilation=node.dilation,
                 )
-                self.emit(pool, self.grids.get(source), node.shape)
-            case "flatten":
-                source = self.tensor[node.inputs[0]]
-                self.emit(Flatten(name=name, layer=name, inputs=(source,)), self.grids.get(source), node.shape)
-            case "dropout":
-                self.tensor[name] = self.tensor[node.inputs[0]]
-            case _:
-                assert_never(node.op)
-
-    def input_operator(self, node: Node, grid: StoredGrid) -> Operator:
-        contract = self.blueprint.input
-        if contract.kind == "float":
-            return InputQuantize(name=node.name, layer=node.name)
-        channels = node.shape[0]
-        if contract.kind != "uint8" or not len(contract.mean) == len(contract.std) == channels:
-            raise ExportError(
-                f"the input contract {contract} doesn't fit an input of {channels} channels; "
-                'kind is "uint8" with one mean and std per channel, or "float"'
-            )
-        mean = np.asarray(contract.mean, np.float32)[:, None]
-        std = np.asarray(contract.std, np.float32)[:, None]
-        pixels = np.arange(256, dtype=np.float32)[None] / np.float32(255)
-        return InputTable(name=node.name, layer=node.name, table=grid.store((pixels - mean) / std))
+            case "pad":
+                return Pad(name=name, layer=name, inputs=inputs, padding=node.padding, mode=_PAD_MODES[node.mode])
+            case "shuffle":
+                return Shuffle(name=name, layer=name, inputs=inputs, groups=node.groups)
+            case "split":
+                stop = node.start + node.shape[0]
+                return Split(name=name, layer=name, inputs=inputs, start=node.start, stop=stop)
+        assert node.op == "flatten", node.op
+        return Flatten(name=name, layer=name, inputs=inputs)
 
     def lower_weighted(self, node: Node) -> None:
         source = self.tensor[node.inputs[0]]
-        if node.op == "avg_pool":
-            sums = _average(node)
-        else:
-            layer = cast(FrozenLayer, self.network.layer(node.name))
-            sums = _layer_sums(node, layer)
-            wanted = _stored(layer.folded.input)
-            if layer.quantize_input is not None and self.plan.narrows(node.name):
+        layer = cast(FrozenLayer, self.network.layer(node.owner))
+        if isinstance(layer.quantize_input, ActivationQuantizer):
+            wanted = _stored(layer.quantize_input.grid())
+            if self.plan.narrows(node.owner):
                 source = self.narrow(node.name, source, wanted)
             assert self.grids[source] == wanted, f"{node.name} reads {self.grids[source]}, was folded for {wanted}"
+        self.emit_sums(node, source, _layer_sums(node, layer))
+
+    def lower_average(self, node: Node) -> None:
+        source = self.tensor[node.inputs[0]]
+        if not node.divides_by_position:
+            self.emit_sums(node, source, _average(node))
+            return
+        grid, top = self.destination(node)
+        average = Average(
+            name=node.name,
+            layer=node.name,
+            inputs=(source,),
+            kernel=node.kernel,
+            stride=node.stride,
+            padding=node.padding,
+            top=top,
+        )
+        self.emit(average, grid, node.shape)
+
+    def emit_sums(self, node: Node, source: str, sums: Sums) -> None:
         if self.plan.logits == node.name:
             self.emit(Logits(name=node.name, layer=node.name, inputs=(source,), sums=sums), None, node.shape)
         else:
@@ -154,8 +189,34 @@ class _Lowering:
             conv = Conv(name=node.name, layer=node.name, inputs=(source,), sums=sums, top=top)
             self.emit(conv, grid, node.shape)
 
-    def narrow(self, layer: str, source: str, wanted: StoredGrid) -> str:
-        name = f"{layer}:narrow"
+    def lower_joining(self, node: Node) -> None:
+        grid, top = self.destination(node)
+        sources = self.sources(node)
+        assert all(self.grids[source].step == grid.step for source in sources), f"{node.name}: unequal steps"
+        if node.op == "add":
+            self.emit(Add(name=node.name, layer=node.name, inputs=sources, top=top), grid, node.shape)
+            return
+        # An operand without sign beside one with: concat moves stored numbers, which must mean the same.
+        inputs = tuple(
+            source if self.grids[source] == grid else self.table(f"{node.name}:sign{i}", node.name, source, grid)
+            for i, source in enumerate(sources)
+        )
+        self.emit(Concat(name=node.name, layer=node.name, inputs=inputs), grid, node.shape)
+
+    def lower_function(self, node: Node) -> None:
+        source = self.tensor[node.inputs[0]]
+        grid, top = self.destination(node)
+        # By the operator of the simulation itself, so that both agree.
+        numbers = torch.from_numpy(self.grids[source].load(np.arange(256)))
+        table = np.minimum(grid.store(apply_free(node, [numbers], training=False).numpy()), top)
+        operator = Table(name=node.name, layer=node.name, inputs=(source,), table=table.astype(np.uint8))
+        self.emit(operator, grid, node.shape)
+
+    def narrow(self, use: str, source: str, wanted: StoredGrid) -> str:
+        return self.table(f"{use}:narrow", use, source, wanted)
+
+    def table(self, name: str, layer: str, source: str, wanted: StoredGrid) -> str:
+        """The same numbers on another grid."""
         table = wanted.store(self.grids[source].load(np.arange(256)))
         self.emit(Table(name=name, layer=layer, inputs=(source,), table=table), wanted, self.shapes[source])
         return name
@@ -164,8 +225,7 @@ class _Lowering:
         """The relu or relu6 that the plan merges into a node."""
         readers = self.graph.consumers[node.name]
         clip = self.graph[readers[0]] if len(readers) == 1 else None
-        merged = clip is not None and clip.op in CLIPS and node.op in ACCUMULATING | {"add"}
-        return clip if merged else None
+        return clip if clip is not None and clip.op in CLIPS and self.plan.is_merged(clip) else None
 
     def destination(self, node: Node) -> tuple[StoredGrid, int]:
         """The grid that a node writes onto and the largest stored number, a merged clip taken into account."""
@@ -211,6 +271,7 @@ def _layer_sums(node: Node, layer: FrozenLayer) -> Sums:
         dilation=node.dilation,
         groups=channels if node.op == "affine" else node.groups,
         folded=folded,
+        owner=node.owner,
     )
 
 
@@ -224,12 +285,3 @@ def _average(node: Node) -> Sums:
         padding=node.padding,
         groups=channels,
     )
-
-
-def _alive(graph: NetworkGraph) -> frozenset[str]:
-    """The nodes that the output depends on."""
-    alive = {graph.output}
-    for node in reversed(graph.nodes):
-        if node.name in alive:
-            alive.update(node.inputs)
-    return frozenset(alive)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,11 +11,13 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bitsmith.blueprint import Blueprint
+from bitsmith.deploy.functions import DOMAIN, OPSET
 from bitsmith.deploy.lower import lower
-from bitsmith.deploy.onnx_nodes import INPUT, OUTPUT, Writer
-from bitsmith.deploy.packing import DOMAIN, OPSET
+from bitsmith.deploy.onnx_nodes import write_operator
+from bitsmith.deploy.onnx_writer import INPUT, OUTPUT, RUNTIME_DOMAIN, Writer
 from bitsmith.deploy.program import IntegerProgram, check_accumulators
 from bitsmith.errors import ExportError
+from bitsmith.files import whole_file
 from bitsmith.quantize import Network
 
 IR_VERSION = 10
@@ -27,25 +28,23 @@ def export_onnx(frozen: Network, blueprint: Blueprint, path: Path | str) -> Path
     return write_onnx(lower(frozen, blueprint), path)
 
 
-def write_onnx(program: IntegerProgram, path: Path | str) -> Path:
+def write_onnx(program: IntegerProgram, path: Path | str, properties: Mapping[str, str] | None = None) -> Path:
     """Write the program as an ONNX file (opset 21, IR 10); the file appears whole or not at all.
+
+    Args:
+        properties: more entries for the file's metadata, under names that `metadata` doesn't use.
 
     Raises:
         ExportError: sums that don't fit 32 bits, or a folder that can't be written.
     """
     path = Path(path)
-    data = to_onnx(program).SerializeToString(deterministic=True)
+    model = to_onnx(program)
+    if properties:
+        helper.set_model_props(model, {**properties, **metadata(program)})
+    data = model.SerializeToString(deterministic=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise ExportError(f"can't write {path}: {error}") from error
     return path
@@ -60,7 +59,7 @@ def to_onnx(program: IntegerProgram) -> ModelProto:
     check_accumulators(program)
     writer = Writer(program)
     for operator in program.operators:
-        writer.write(operator)
+        write_operator(writer, operator)
     pixels = TensorProto.UINT8 if program.input.kind == "uint8" else TensorProto.FLOAT
     graph = helper.make_graph(
         writer.nodes,
@@ -72,6 +71,8 @@ def to_onnx(program: IntegerProgram) -> ModelProto:
     opsets = [helper.make_opsetid("", OPSET)]
     if writer.functions:
         opsets.append(helper.make_opsetid(DOMAIN, 1))
+    if any(node.domain == RUNTIME_DOMAIN for node in writer.nodes):
+        opsets.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
     model = helper.make_model(
         graph, functions=list(writer.functions.values()), opset_imports=opsets, producer_name="bitsmith"
     )

@@ -1,264 +1,157 @@
-"""The nodes of the ONNX file: how each integer operator is written.
-
-Explicit QLinearConv instead of Q/DQ pairs: the latter are merged and reordered by onnxruntime's optimizer and lose
-exactness. Weights stay packed at exactly b bits; a model-local function turns them into int8, which onnxruntime folds
-at load. What QLinearConv can't do by itself follows it: a Clip where the grid ends below 255, and two bit operations
-where the grid holds only signs (scales of 1 make stored >= 128 exactly acc + bias >= 0).
-
-Names: node "layer" writes tensor "layer.y" and reads "layer.weight", "layer.scale", "layer.bias"; the file takes
-"image" and gives "logits". Only nodes with weights are named, and values at ONNX' defaults are left out: names are
-most of what a small file holds beside its weights.
-"""
+"""The nodes of the ONNX file: how each integer operator is written; `onnx_sums` has those with weights."""
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
-from onnx import FunctionProto, NodeProto, TensorProto, helper
+from onnx import TensorProto
 
-from bitsmith.deploy.packing import DOMAIN, channels_function, pack_layer, silence_function, unpack_function
-from bitsmith.deploy.program import (
+from bitsmith.deploy.functions import lookup_function
+from bitsmith.deploy.lines import find_lines
+from bitsmith.deploy.onnx_sums import window, write_average, write_conv, write_logits
+from bitsmith.deploy.onnx_writer import INPUT, RUNTIME_DOMAIN, Writer
+from bitsmith.deploy.operators import (
     Add,
+    Average,
+    Concat,
     Conv,
     Dequantize,
     Flatten,
     InputQuantize,
     InputTable,
-    IntegerProgram,
     Logits,
     MaxPool,
+    Multiply,
     Operator,
-    Pair,
-    Sums,
+    Pad,
+    Shuffle,
+    Split,
     Table,
 )
 
-INPUT, OUTPUT = "image", "logits"
+
+def write_operator(writer: Writer, operator: Operator) -> None:
+    """Append the nodes and constants of one operator."""
+    y = writer.read(operator.name)
+    inputs = [writer.read(source) for source in operator.inputs]
+    match operator:
+        case InputTable():
+            _write_table(writer, operator.name, INPUT, operator.table)
+        case InputQuantize():
+            _write_input_quantize(writer, operator)
+        case Conv():
+            write_conv(writer, operator)
+        case Logits():
+            write_logits(writer, operator)
+        case Average():
+            write_average(writer, operator)
+        case Add():
+            _write_add(writer, operator)
+        case Multiply():
+            _write_multiply(writer, operator)
+        case Concat():
+            writer.node("Concat", inputs, y, axis=1)
+        case Table():
+            _write_table(writer, operator.name, inputs[0], operator.table[None])
+        case MaxPool():
+            geometry = window(operator.kernel, operator.stride, operator.padding, operator.dilation)
+            writer.node("MaxPool", inputs, y, **geometry)
+        case Pad():
+            _write_pad(writer, operator)
+        case Shuffle():
+            _write_shuffle(writer, operator)
+        case Split():
+            # From start to stop along axis 1.
+            bounds = [writer.shared(np.array([number])) for number in (operator.start, operator.stop, 1)]
+            writer.node("Slice", [*inputs, *bounds], y)
+        case Flatten():
+            writer.reshape(inputs[0], writer.program.shapes[operator.name], y)
+        case Dequantize():
+            signed = _centered(writer, operator.inputs[0], f"{operator.name}.signed")
+            writer.node("Mul", [signed, writer.step(operator.inputs[0])], y)
+        case _:
+            assert_never(operator)
 
 
-def parameter_names(operator: Conv | Logits) -> dict[str, str]:
-    """Where the file keeps the unpacked weight, scale and bias of an operator with stored weights."""
-    return {kind: f"{operator.name}.{kind}" for kind in ("weight", "scale", "bias")}
+def _centered(writer: Writer, source: str, name: str) -> str:
+    """A tensor's integers, as float32."""
+    zero = writer.program.grids[source].zero_point
+    wide = writer.node("Cast", [writer.read(source)], f"{name}.wide" if zero else name, to=TensorProto.FLOAT)
+    return writer.node("Sub", [wide, writer.shared(np.float32(zero))], name) if zero else wide
 
 
-def tensor_name(program: IntegerProgram, name: str) -> str:
-    """What an operator's tensor is called in the file."""
-    return OUTPUT if name == program.output else f"{name}.y"
+def _write_table(writer: Writer, name: str, source: str, tables: np.ndarray) -> None:
+    """One table for all numbers, or one per channel: as rounded lines where they are such, else looked up."""
+    y = writer.read(name)
+    channels = (-1, *[1] * (len(writer.program.shapes[name]) - 1)) if len(tables) > 1 else ()
+    lines = find_lines(tables)
+    if lines is None:
+        if channels:
+            wide = writer.node("Cast", [source], f"{name}.index", to=TensorProto.INT32)
+            offsets = 256 * np.arange(len(tables), dtype=np.int32).reshape(channels)
+            source = writer.node("Add", [wide, writer.shared(offsets)], f"{name}.entry")
+        writer.call(lookup_function, [source, writer.shared(tables.reshape(-1))], [y])
+        return
+    wide = writer.node("Cast", [source], f"{name}.float", to=TensorProto.FLOAT)
+    place = writer.node("Mul", [wide, writer.shared(lines.gain.reshape(channels))], f"{name}.scaled")
+    if lines.offset.any():
+        place = writer.node("Add", [place, writer.shared(lines.offset.reshape(channels))], f"{name}.line")
+    rounding = [place, writer.shared(np.float32(1)), writer.byte(0)]
+    low = lines.low if lines.rounded.min() < lines.low and lines.low > 0 else None
+    high = lines.high if lines.rounded.max() > lines.high and lines.high < 255 else None
+    if low is None and high is None:
+        writer.node("QuantizeLinear", rounding, y)
+        return
+    bounds = ["" if bound is None else writer.byte(bound) for bound in (low, high)]
+    writer.node("Clip", [writer.node("QuantizeLinear", rounding, f"{name}.levels"), *bounds], y)
 
 
-class Writer:
-    """Nodes, constants and functions of the file so far."""
+def _write_input_quantize(writer: Writer, operator: InputQuantize) -> None:
+    name, image, grid = operator.name, INPUT, writer.program.grids[operator.name]
+    if operator.gain is not None and operator.offset is not None:
+        scaled = writer.node("Mul", [image, writer.shared(operator.gain)], f"{name}.gain")
+        image = writer.node("Add", [scaled, writer.shared(operator.offset)], f"{name}.offset")
+    writer.saturate(image, name, grid.top, step=grid.step)
 
-    def __init__(self, program: IntegerProgram) -> None:
-        self.program = program
-        self.nodes: list[NodeProto] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.functions: dict[str, FunctionProto] = {}
-        self.known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
-    def node(self, op: str, inputs: list[str], output: str, *, name: str = "", **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=name or None, **attributes))
-        return output
-
-    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        self.constants[name] = np.asarray(value)
-        return name
-
-    def shared(self, value: np.ndarray | np.generic) -> str:
-        """A small constant that is written once for all who need it."""
-        array = np.asarray(value)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        return self.constant(self.known.setdefault(key, f"c{len(self.known)}"), array)
-
-    def byte(self, value: int) -> str:
-        return self.shared(np.uint8(value))
-
-    def read(self, name: str) -> str:
-        return tensor_name(self.program, name)
-
-    def step(self, name: str) -> str:
-        return self.shared(self.program.grids[name].step)
-
-    def zero(self, name: str) -> str:
-        return self.byte(self.program.grids[name].zero_point)
-
-    def write(self, operator: Operator) -> None:
-        name, y = operator.name, self.read(operator.name)
-        match operator:
-            case InputTable():
-                self.write_input_table(operator, y)
-            case InputQuantize():
-                self.write_input_quantize(operator, y)
-            case Conv():
-                self.write_conv(operator, y)
-            case Logits():
-                self.write_logits(operator, y)
-            case Add():
-                self.write_add(operator, y)
-            case Table():
-                index = self.node("Cast", [self.read(operator.inputs[0])], f"{name}.index", to=TensorProto.INT32)
-                self.node("Gather", [self.constant(f"{name}.table", operator.table), index], y)
-            case MaxPool():
-                window = _window(operator.kernel, operator.stride, operator.padding, operator.dilation)
-                self.node("MaxPool", [self.read(operator.inputs[0])], y, **window)
-            case Flatten():
-                self.reshape(self.read(operator.inputs[0]), self.program.shapes[name], y)
-            case Dequantize():
-                wide = self.node("Cast", [self.read(operator.inputs[0])], f"{name}.wide", to=TensorProto.FLOAT)
-                zero = self.shared(np.float32(self.program.grids[operator.inputs[0]].zero_point))
-                self.node("Mul", [self.node("Sub", [wide, zero], f"{name}.signed"), self.step(operator.inputs[0])], y)
-            case _:
-                assert_never(operator)
-
-    def reshape(self, source: str, shape: tuple[int, ...], output: str) -> str:
-        return self.node("Reshape", [source, self.shared(np.array([-1, *shape]))], output)
-
-    def write_input_table(self, operator: InputTable, y: str) -> None:
-        name, table = operator.name, operator.table
-        index = self.node("Cast", [INPUT], f"{name}.index", to=TensorProto.INT32)
-        if len(table) > 1:
-            offsets = 256 * np.arange(len(table), dtype=np.int32).reshape(
-                -1, *[1] * (len(self.program.input_shape) - 1)
-            )
-            index = self.node("Add", [index, self.constant(f"{name}.offsets", offsets)], f"{name}.entry")
-        self.node("Gather", [self.constant(f"{name}.table", table.reshape(-1)), index], y)
-
-    def write_input_quantize(self, operator: InputQuantize, y: str) -> None:
-        name, grid = operator.name, self.program.grids[operator.name]
-        if grid.is_sign:
-            positive = self.node("GreaterOrEqual", [INPUT, self.shared(np.float32(0))], f"{name}.positive")
-            bit = self.node("Cast", [positive], f"{name}.bit", to=TensorProto.UINT8)
-            self.node("BitShift", [bit, self.byte(1)], y, direction="LEFT")
-            return
-        inputs = [INPUT, self.step(name), self.zero(name)]
-        if grid.top == 255:
-            self.node("QuantizeLinear", inputs, y)
-        else:
-            self.node("Clip", [self.node("QuantizeLinear", inputs, f"{name}.q"), "", self.byte(grid.top)], y)
-
-    def write_parameters(self, operator: Conv | Logits) -> dict[str, str]:
-        """Weight, scale and bias of a layer, or of an average pool."""
-        name, sums, names = operator.name, operator.sums, parameter_names(operator)
-        if sums.folded is None:
-            assert (sums.weight == 1).all()
-            assert not sums.bias.any()
-            shape = self.shared(np.array(sums.weight.shape))
-            one = helper.make_tensor("value", TensorProto.INT8, [1], [1])
-            self.node("ConstantOfShape", [shape], names["weight"], value=one)
-            return {"weight": names["weight"], "scale": self.shared(sums.scale[0])}
-        folded = sums.folded
-        half = folded.half
-        if folded.bits == 8:
-            self.constant(names["weight"], sums.weight)
-        else:
-            packed = pack_layer(folded)
-            half = packed.half
-            inputs = [
-                self.constant(f"{name}.packed", packed.stream),
-                self.shared(np.array(sums.weight.shape)),
-                self.shared(np.int32(packed.gain)),
-                self.shared(np.int32(packed.offset)),
-            ]
-            self.functions.setdefault("unpack", unpack_function())
-            unpacked = f"{name}.all" if packed.silent else names["weight"]
-            self.node("unpack", inputs, unpacked, domain=DOMAIN, bits=[packed.bits])
-            if packed.silent:
-                self.functions.setdefault("silence", silence_function())
-                self.node("silence", [unpacked, f"{name}.half"], names["weight"], domain=DOMAIN)
-        self.functions.setdefault("channels", channels_function())
-        inputs = [
-            self.constant(f"{name}.half", half),
-            self.shared(folded.layer_scale),
-            self.constant(f"{name}.stored_bias", folded.stored_bias),
-            self.shared(folded.granule),
-        ]
-        outputs = [names["scale"], names["bias"]]
-        self.nodes.append(helper.make_node("channels", inputs, outputs, domain=DOMAIN))
-        return names
-
-    def image(self, operator: Conv | Logits) -> str:
-        """The operator's input with height and width."""
-        source = operator.inputs[0]
-        shape = self.program.shapes[source]
-        if len(shape) == 3:
-            return self.read(source)
-        return self.reshape(self.read(source), (*shape, 1, 1), f"{operator.name}.image")
-
-    def write_conv(self, operator: Conv, y: str) -> None:
-        name, source = operator.name, operator.inputs[0]
-        grid, names = self.program.grids[name], self.write_parameters(operator)
-        one = self.shared(np.float32(1))
-        x, x_step = self.image(operator), one if grid.is_sign else self.step(source)
-        weight = [names["weight"], one if grid.is_sign else names["scale"], self.shared(np.int8(0))]
-        onto = [one, self.byte(128)] if grid.is_sign else [self.step(name), self.zero(name)]
-        bias = [names["bias"]] if "bias" in names else []
-        flat = len(self.program.shapes[name]) == 1
-        clips = operator.top < 255
-        # The last of: convolution, clip or sign, reshape writes y.
-        summed = f"{name}.sum" if flat or clips else y
-        attributes = _geometry(operator.sums)
-        self.node("QLinearConv", [x, x_step, self.zero(source), *weight, *onto, *bias], summed, name=name, **attributes)
+def _write_add(writer: Writer, operator: Add) -> None:
+    name, y = operator.name, writer.read(operator.name)
+    if len(operator.inputs) == 2:
+        # Scales of one: sums of bytes are exact in float32, whatever the kernel does with them.
+        one, clips = writer.shared(np.float32(1)), operator.top < 255
+        inputs = [part for source in operator.inputs for part in (writer.read(source), one, writer.zero(source))]
+        total = f"{name}.sum" if clips else y
+        writer.node("QLinearAdd", [*inputs, one, writer.zero(name)], total, domain=RUNTIME_DOMAIN)
         if clips:
-            clipped = f"{name}.clip" if flat else y
-            if grid.is_sign:
-                high = self.node("BitwiseAnd", [summed, self.byte(128)], f"{name}.high")
-                summed = self.node("BitShift", [high, self.byte(6)], clipped, direction="RIGHT")
-            else:
-                summed = self.node("Clip", [summed, "", self.byte(operator.top)], clipped)
-        if flat:
-            self.reshape(summed, self.program.shapes[name], y)
-
-    def write_logits(self, operator: Logits, y: str) -> None:
-        name, source, sums = operator.name, operator.inputs[0], operator.sums
-        names, shape = self.write_parameters(operator), self.program.shapes[name]
-        zero = self.zero(source)
-        scale = self.node("Mul", [self.step(source), names["scale"]], f"{name}.unit")
-        bias = names.get("bias")
-        if len(self.program.shapes[source]) == 1 and sums.groups == 1:
-            rows = self.reshape(names["weight"], sums.weight.shape[1:2], f"{name}.rows")
-            columns = self.node("Transpose", [rows], f"{name}.columns", perm=[1, 0])
-            inputs = [self.read(source), columns, zero]
-            total = self.node("MatMulInteger", inputs, f"{name}.sum", name=name)
-            flat = False
-        else:
-            inputs = [self.image(operator), names["weight"], zero]
-            total = self.node("ConvInteger", inputs, f"{name}.sum", name=name, **_geometry(sums))
-            if bias is not None:
-                column = self.shared(np.array([-1, 1, 1]))
-                scale = self.node("Reshape", [scale, column], f"{name}.unit3")
-                bias = self.node("Reshape", [bias, column], f"{name}.bias3")
-            flat = len(shape) == 1
-        if bias is not None:
-            total = self.node("Add", [total, bias], f"{name}.total")
-        number = self.node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT)
-        scaled = self.node("Mul", [number, scale], f"{name}.scaled" if flat else y)
-        if flat:
-            self.reshape(scaled, shape, y)
-
-    def write_add(self, operator: Add, y: str) -> None:
-        name, grids = operator.name, self.program.grids
-        left, right = (
-            self.node("Cast", [self.read(source)], f"{name}.{side}", to=TensorProto.INT32)
-            for source, side in zip(operator.inputs, ("left", "right"), strict=True)
-        )
-        total = self.node("Add", [left, right], f"{name}.sum")
-        shift = grids[name].zero_point - sum(grids[source].zero_point for source in operator.inputs)
-        if shift:
-            total = self.node("Add", [total, self.shared(np.int32(shift))], f"{name}.total")
-        bounds = [self.shared(np.int32(0)), self.shared(np.int32(operator.top))]
-        clipped = self.node("Clip", [total, *bounds], f"{name}.clip")
-        self.node("Cast", [clipped], y, to=TensorProto.UINT8)
+            writer.node("Clip", [total, "", writer.byte(operator.top)], y)
+        return
+    parts = [_centered(writer, source, f"{name}.{i}") for i, source in enumerate(operator.inputs)]
+    writer.saturate(writer.node("Sum", parts, f"{name}.sum"), name, operator.top)
 
 
-def _window(kernel: Pair, stride: Pair, padding: tuple[int, int, int, int], dilation: Pair) -> dict[str, Any]:
-    """Attributes of a window; those at ONNX' defaults take no bytes."""
-    values = {"strides": stride, "pads": padding, "dilations": dilation}
-    defaults = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
-    return {"kernel_shape": kernel} | {key: value for key, value in values.items() if value != defaults[key]}
+def _write_multiply(writer: Writer, operator: Multiply) -> None:
+    """Products of bytes are exact in float32; then one product with the ratio of the steps."""
+    name, grids = operator.name, writer.program.grids
+    left, right = (_centered(writer, source, f"{name}.{i}") for i, source in enumerate(operator.inputs))
+    product = writer.node("Mul", [left, right], f"{name}.product")
+    first, second = (grids[source].step for source in operator.inputs)
+    ratio = writer.shared((first * second) / grids[name].step)
+    writer.saturate(writer.node("Mul", [product, ratio], f"{name}.scaled"), name, operator.top)
 
 
-def _geometry(sums: Sums) -> dict[str, Any]:
-    kernel = (sums.weight.shape[2], sums.weight.shape[3])
-    attributes = _window(kernel, sums.stride, sums.padding, sums.dilation)
-    return attributes | ({"group": sums.groups} if sums.groups > 1 else {})
+def _write_pad(writer: Writer, operator: Pad) -> None:
+    top, left, bottom, right = operator.padding
+    inputs = [writer.read(operator.inputs[0]), writer.shared(np.array([0, 0, top, left, 0, 0, bottom, right]))]
+    if operator.mode == "constant":
+        inputs.append(writer.zero(operator.name))
+    writer.node("Pad", inputs, writer.read(operator.name), mode=operator.mode)
+
+
+def _write_shuffle(writer: Writer, operator: Shuffle) -> None:
+    name, shape = operator.name, writer.program.shapes[operator.name]
+    parts = (operator.groups, shape[0] // operator.groups, *shape[1:])
+    grouped = writer.reshape(writer.read(operator.inputs[0]), parts, f"{name}.groups")
+    order = [0, 2, 1, *range(3, len(parts) + 1)]
+    transposed = writer.node("Transpose", [grouped], f"{name}.transposed", perm=order)
+    writer.reshape(transposed, shape, writer.read(name))

@@ -13,17 +13,13 @@ An odd grid has no zero, but a channel frozen constant needs zero weights: such 
 
 from __future__ import annotations
 
-import string
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, FunctionProto, TensorProto, helper
 
+from bitsmith.deploy.functions import constant_nodes, make_function
 from bitsmith.quantize import Folded
-
-DOMAIN = "bitsmith"
-OPSET = 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +80,7 @@ def unpack_function() -> FunctionProto:
     node = helper.make_node
     bits = node("Constant", [], ["b"])
     bits.attribute.append(AttributeProto(name="value_ints", ref_attr_name="bits", type=AttributeProto.INTS))
-    constants = _constants(
+    constants = constant_nodes(
         {
             "zero": np.zeros(1, np.int64),
             "one": np.full(1, 1),
@@ -134,7 +130,7 @@ def unpack_function() -> FunctionProto:
         node("Reshape", ["narrow", "shape"], ["weight"]),
     ]
     inputs = ["packed", "shape", "gain", "offset"]
-    return _function("unpack", inputs, ["weight"], [bits, *constants, *nodes], attributes=["bits"])
+    return make_function("unpack", inputs, ["weight"], [bits, *constants, *nodes], attributes=["bits"])
 
 
 def silence_function() -> FunctionProto:
@@ -149,8 +145,8 @@ def silence_function() -> FunctionProto:
         node("Mul", ["wide", "keep"], ["kept"]),
         node("Cast", ["kept"], ["out"], to=TensorProto.INT8),
     ]
-    constants = _constants({"zero": np.float32(0), "axes": np.array([1, 2, 3])})
-    return _function("silence", ["weight", "half"], ["out"], [*constants, *nodes])
+    constants = constant_nodes({"zero": np.float32(0), "axes": np.array([1, 2, 3])})
+    return make_function("silence", ["weight", "half"], ["out"], [*constants, *nodes])
 
 
 def channels_function() -> FunctionProto:
@@ -166,28 +162,4 @@ def channels_function() -> FunctionProto:
         node("Round", ["exact"], ["rounded"]),
         node("Cast", ["rounded"], ["bias"], to=TensorProto.INT32),
     ]
-    return _function("channels", ["half", "layer_scale", "stored_bias", "granule"], ["scale", "bias"], nodes)
-
-
-def _function(
-    name: str, inputs: list[str], outputs: list[str], nodes: list[NodeProto], attributes: Sequence[str] = ()
-) -> FunctionProto:
-    """A function whose values are renamed to a, b, c, ...: their names would be a third of its bytes."""
-    letters = string.ascii_letters
-    names = list(dict.fromkeys([*inputs, *(output for node in nodes for output in node.output)]))
-    short = dict(zip(names, letters, strict=False))
-    assert len(names) <= len(letters)
-    for node in nodes:
-        node.input[:] = [short[value] for value in node.input]
-        node.output[:] = [short[value] for value in node.output]
-    given = [short[value] for value in inputs]
-    made = [short[value] for value in outputs]
-    opset = helper.make_opsetid("", OPSET)
-    return helper.make_function(DOMAIN, name, given, made, nodes, [opset], attributes=list(attributes))
-
-
-def _constants(values: dict[str, np.ndarray | np.uint8 | np.float32]) -> list[NodeProto]:
-    return [
-        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value)))
-        for name, value in values.items()
-    ]
+    return make_function("channels", ["half", "layer_scale", "stored_bias", "granule"], ["scale", "bias"], nodes)

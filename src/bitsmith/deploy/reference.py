@@ -10,21 +10,27 @@ from typing import assert_never
 
 import numpy as np
 
-from bitsmith.deploy.program import (
+from bitsmith.deploy.operators import (
     Add,
+    Average,
+    Concat,
     Conv,
     Dequantize,
     Flatten,
     InputQuantize,
     InputTable,
-    IntegerProgram,
     Logits,
     MaxPool,
+    Multiply,
     Operator,
+    Pad,
+    Shuffle,
+    Split,
     StoredGrid,
     Sums,
     Table,
 )
+from bitsmith.deploy.program import IntegerProgram
 from bitsmith.errors import VerifyError
 
 _SCRATCH = 32 * 2**20  # bytes that the unrolled windows of one batch may take
@@ -72,6 +78,8 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
             channels = np.arange(len(operator.table)).reshape(-1, *[1] * (x.ndim - 2))
             return operator.table[channels, x]
         case InputQuantize():
+            if operator.gain is not None:
+                x = x * operator.gain + operator.offset
             return grids[operator.name].store(x)
         case Conv():
             source, grid = grids[operator.inputs[0]], grids[operator.name]
@@ -80,10 +88,22 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
             source = grids[operator.inputs[0]]
             total = _total(operator.sums, x, source)
             return total.astype(np.float32) * (source.step * operator.sums.scale)[:, None]
+        case Average():
+            source, grid = grids[operator.inputs[0]], grids[operator.name]
+            centered = x.astype(np.int32) - source.zero_point
+            total = _windows(centered, operator.kernel, operator.stride, operator.padding, (1, 1), 0).sum((4, 5))
+            rows, columns = operator.counts((x.shape[2], x.shape[3]))
+            return onto(total, (source.step / grid.step) / (rows[:, None] * columns), grid, operator.top)
         case Add():
             zeros = sum(grids[name].zero_point for name in operator.inputs)
-            total = x.astype(np.int32) + inputs[1] - zeros + grids[operator.name].zero_point
-            return total.clip(0, operator.top).astype(np.uint8)
+            total = sum(y.astype(np.int32) for y in inputs) - zeros + grids[operator.name].zero_point
+            return np.clip(total, 0, operator.top).astype(np.uint8)
+        case Multiply():
+            a, b, grid = *(grids[name] for name in operator.inputs), grids[operator.name]
+            product = (x.astype(np.int32) - a.zero_point) * (inputs[1].astype(np.int32) - b.zero_point)
+            return onto(product, (a.step * b.step) / grid.step, grid, operator.top)
+        case Concat():
+            return np.concatenate(inputs, 1)
         case Table():
             return operator.table[x]
         case MaxPool():
@@ -91,6 +111,17 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
             return _windows(x, operator.kernel, operator.stride, operator.padding, operator.dilation, lowest).max(
                 (4, 5)
             )
+        case Pad():
+            up, left, down, right = operator.padding
+            edges = ((0, 0), (0, 0), (up, down), (left, right))
+            if operator.mode == "constant":
+                return np.pad(x, edges, constant_values=grids[operator.name].zero_point)
+            return np.pad(x, edges, operator.mode)
+        case Shuffle():
+            n, channels, *rest = x.shape
+            return x.reshape(n, operator.groups, channels // operator.groups, *rest).swapaxes(1, 2)
+        case Split():
+            return x[:, operator.start : operator.stop]
         case Flatten():
             return x
         case Dequantize():
@@ -99,12 +130,16 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
 
 
 def requantize(total: np.ndarray, sums: Sums, source: StoredGrid, grid: StoredGrid, top: int) -> np.ndarray:
-    """Exact sums (N, filters, positions) onto a grid: the normative float32 arithmetic."""
+    """Exact sums (N, filters, positions) onto a grid."""
+    return onto(total, ((source.step * sums.scale) / grid.step)[:, None], grid, top)
+
+
+def onto(total: np.ndarray, multiplier: np.ndarray | np.float32, grid: StoredGrid, top: int) -> np.ndarray:
+    """Exact integers times a multiplier onto a grid: the normative float32 arithmetic."""
     if grid.is_sign:
         return np.where(total >= 0, 2, 0).astype(np.uint8)
-    multiplier = (source.step * sums.scale) / grid.step
     assert multiplier.dtype == np.float32
-    levels = np.rint(total.astype(np.float32) * multiplier[:, None])
+    levels = np.rint(total.astype(np.float32) * multiplier)
     return (np.clip(levels, -grid.zero_point, top - grid.zero_point) + grid.zero_point).astype(np.uint8)
 
 

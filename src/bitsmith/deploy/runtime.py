@@ -100,7 +100,7 @@ def kernels(path: Path | str, level: str = "all", *, threads: int = 1) -> Counte
 
     Example:
         >>> kernels("network.onnx")  # doctest: +SKIP
-        Counter({'QLinearConv': 9, 'Cast': 9, 'Add': 6, 'MatMulInteger': 1, ...})
+        Counter({'QLinearConv': 10, 'QLinearAdd': 3, 'Cast': 2, 'MatMulInteger': 1, ...})
 
     Raises:
         VerifyError: onnxruntime can't load or run the file.

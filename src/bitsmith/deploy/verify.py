@@ -11,7 +11,7 @@ and every intermediate tensor is made an extra output of a copy of the model, wh
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, helper
 
 from bitsmith.deploy.onnx_file import metadata
-from bitsmith.deploy.onnx_nodes import INPUT, OUTPUT, parameter_names, tensor_name
-from bitsmith.deploy.program import Conv, IntegerProgram, Logits
+from bitsmith.deploy.onnx_writer import INPUT, OUTPUT, parameter_names, tensor_name
+from bitsmith.deploy.operators import Conv, Logits
+from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import run, trace
 from bitsmith.deploy.runtime import FLOAT_KERNELS, INTEGER_KERNELS, LEVELS, infer, kernel_nodes, session
 from bitsmith.errors import VerifyError
@@ -43,6 +44,7 @@ class Verification:
         differing_outputs: level -> single numbers among all outputs that differ.
         accuracy_simulation, accuracy_reference: fractions of the labels.
         accuracy_onnxruntime: level -> fraction of the labels.
+        scores: level -> what `score` gives for onnxruntime's outputs; empty without one.
         agreement: fraction of the images on which simulation and reference predict the same class, or where the
             simulation predicts one of those between which the reference ties exactly.
         first_difference: the first layer that differs, or None.
@@ -59,6 +61,7 @@ class Verification:
     accuracy_simulation: float
     accuracy_reference: float
     accuracy_onnxruntime: Mapping[str, float]
+    scores: Mapping[str, float]
     agreement: float
     first_difference: str | None
     integer_layers: int
@@ -82,6 +85,7 @@ def verify_onnx(
     levels: Sequence[str] = tuple(LEVELS),
     threads: int = 1,
     batch: int = 100,
+    score: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> Verification:
     """Compare a file with the frozen network that it was written from.
 
@@ -91,6 +95,7 @@ def verify_onnx(
         images: (N, C, H, W), uint8 pixels or, for a float input contract, float32.
         labels: (N,) class numbers.
         levels: of onnxruntime's optimizer.
+        score: (outputs, labels) -> the task's metric, kept in the result for every level.
 
     Raises:
         VerifyError: the file is damaged, is not of this network, or can't be run; no images; images of another shape.
@@ -110,13 +115,15 @@ def verify_onnx(
             f"simulation and reference predict different classes on {differing} of {len(images)} images, "
             f"more than {1 - LEAST_AGREEMENT:.1%}"
         )
-    equal, outputs, accuracy, first = {}, {}, {}, []
+    equal, outputs, accuracy, scores, first = {}, {}, {}, {}, []
     for level in levels:
         computed = infer(session(path, level, threads=threads), images, [OUTPUT], batch=batch)[0]
         same = _same(computed, reference)
         rows = same.reshape(len(images), -1).all(1)
         equal[level], outputs[level] = int(rows.sum()), int((~same).sum())
         accuracy[level] = float((_predictions(computed) == labels).mean())
+        if score is not None:
+            scores[level] = score(computed, labels)
         suspects = np.flatnonzero(~rows) if not rows.all() else np.arange(len(images))
         found = _first_difference(exposed, program, images[suspects[:_TRACED]], level, threads)
         if found is not None:
@@ -134,6 +141,7 @@ def verify_onnx(
         accuracy_simulation=float((got == labels).mean()),
         accuracy_reference=float((wanted == labels).mean()),
         accuracy_onnxruntime=accuracy,
+        scores=scores,
         agreement=1 - differing / len(images),
         first_difference=min(first)[2] if first else None,
         integer_layers=sum(kernel in INTEGER_KERNELS for _, kernel in kernels),
@@ -164,6 +172,8 @@ def _expose(model: ModelProto, program: IntegerProgram, path: Path | str) -> byt
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
     for operator in program.weighted:
         if operator.sums.folded is None:
+            continue
+        if operator.layer != operator.sums.owner:  # its parameters are exposed where they are first used
             continue
         for name in parameter_names(operator).values():
             # A constant can't be an output by itself.
@@ -245,7 +255,7 @@ def _kernel_problems(kernels: list[tuple[str, str]], program: IntegerProgram) ->
     # A fusion gives float kernels names of its own, so that a layer is recognized by its missing integer kernel.
     integer = {node for node, kernel in kernels if kernel in INTEGER_KERNELS}
     floats = [f"{kernel} ({node})" for node, kernel in kernels if kernel in FLOAT_KERNELS]
-    lost = [operator.layer for operator in program.weighted if operator.name not in integer]
+    lost = [operator.layer for operator in program.summing if operator.name not in integer]
     problems = [f"layer {layer!r} did not run as an integer kernel" for layer in lost]
     if floats:
         problems.append(f"onnxruntime ran in floating point: {', '.join(floats)}")
