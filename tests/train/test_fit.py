@@ -193,8 +193,8 @@ def test_custom_loss_and_metric(few, fresh):
 
 
 def test_unknown_metric(few):
-    with pytest.raises(RecipeError, match=r"'f1'.*accuracy"):
-        Task(data=few, metric="f1")
+    with pytest.raises(RecipeError, match=r"'f2'.*accuracy"):
+        Task(data=few, metric="f2")
 
 
 def test_label_smoothing_counts_in_training_alone(few, fresh):

@@ -1,53 +1,56 @@
 """Training: one loop, calibration, evaluation, checkpoints."""
 
-from bitsmith.train.checkpoint import (
-    load_checkpoint,
-    load_into,
-    load_state,
-    read_json,
-    save_checkpoint,
-    save_state,
-    write_json,
-    write_text,
-)
-from bitsmith.train.fit import (
-    History,
-    TrainPlan,
-    autocast,
-    check_same,
-    fit,
-    make_optimizer,
-    make_schedule,
-    pick_device,
-)
+from bitsmith.files import read_json, write_json, write_text
+from bitsmith.train.averaged import average, take_average
+from bitsmith.train.checkpoint import digest, load_checkpoint, load_into, load_state, save_checkpoint, save_state
+from bitsmith.train.compiling import compiled, resolve
+from bitsmith.train.distill import distill
+from bitsmith.train.fit import fit
+from bitsmith.train.loop import History, Learner, Loop
+from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accuracy, f1
+from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
+from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
 from bitsmith.train.statistics import calibrate, evaluate, reestimate_norms
-from bitsmith.train.task import METRICS, Task, accuracy
+from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
 
 __all__ = [
     "METRICS",
     "Event",
     "History",
+    "Learner",
+    "Loop",
+    "Metric",
+    "Mode",
     "Task",
     "TrainPlan",
     "Watch",
     "accuracy",
+    "auc",
     "autocast",
+    "average",
+    "balanced_accuracy",
     "calibrate",
-    "check_same",
+    "compiled",
+    "digest",
+    "distill",
     "evaluate",
+    "f1",
     "fit",
     "load_checkpoint",
     "load_into",
     "load_state",
     "make_optimizer",
     "make_schedule",
+    "on_threads",
     "pick_device",
     "read_json",
     "reestimate_norms",
+    "resolve",
     "save_checkpoint",
     "save_state",
     "silent",
+    "take_average",
     "write_json",
     "write_text",
 ]

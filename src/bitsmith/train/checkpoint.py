@@ -1,12 +1,10 @@
-"""Files that are never half written and never executed when read."""
+"""States and checkpoints on disk: whole or not there, and never executed when read."""
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitsmith.errors import RunError
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it on success and deleted on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    with _partial(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    write_text(path, json.dumps(values, indent=1))
-
-
-def read_json(path: Path, what: str) -> Any:
-    """Read JSON.
-
-    Raises:
-        RunError: the file is missing or damaged; `what` says what it would have held.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: {what}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+from bitsmith.files import whole_file
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors under a temporary name, then rename."""
-    with _partial(path) as partial:
+    """Write tensors as safetensors, whole or not at all."""
+    with whole_file(path) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
 
 
@@ -87,9 +49,18 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
         raise RunError(f"the weights in {where} don't fit the network: {str(error).splitlines()[1].strip()}") from error
 
 
+def digest(state: Mapping[str, Tensor]) -> str:
+    """A SHA-256 of names, types, shapes and bytes of a state: equal digests, equal states."""
+    found = hashlib.sha256()
+    for name, tensor in state.items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def save_checkpoint(values: Mapping[str, Any], path: Path) -> None:
-    """Write a training checkpoint (tensors and plain values) under a temporary name, then rename."""
-    with _partial(path) as partial:
+    """Write a training checkpoint (tensors and plain values), whole or not at all."""
+    with whole_file(path) as partial:
         torch.save(dict(values), partial)
 
 

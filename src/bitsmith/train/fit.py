@@ -1,86 +1,30 @@
-"""fit: the one training loop, for float, low-precision and warm-started networks alike."""
+"""fit: the one training, for float, low-precision and warm-started networks alike."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
+from torch import Tensor, nn
 
 from bitsmith.data import Split
-from bitsmith.errors import RecipeError, RunError, TrainingError
-from bitsmith.quantize import Priced
+from bitsmith.errors import RecipeError
 from bitsmith.seeding import derive
-from bitsmith.train.checkpoint import load_checkpoint, load_into, save_checkpoint
-from bitsmith.train.statistics import evaluate
+from bitsmith.train.averaged import average, take_average
+from bitsmith.train.checkpoint import digest, load_into
+from bitsmith.train.compiling import compiled
+from bitsmith.train.distill import distill
+from bitsmith.train.loop import History, Learner, Loop
+from bitsmith.train.mode import autocast, on_threads
+from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
+from bitsmith.train.statistics import evaluate, reestimate_norms
 from bitsmith.train.task import Task
-from bitsmith.train.watch import Event, Watch, silent
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPlan:
-    """Settings of one training.
-
-    Args:
-        epochs: passes over the training split.
-        batch_size: inputs per step.
-        optimizer: "sgd" (Nesterov momentum) or "adamw".
-        lr: peak learning rate.
-        momentum: of sgd.
-        weight_decay: on weights of conv and linear layers only; steps, BatchNorm and biases have none.
-        schedule: "one-cycle" or "cosine"; both start with a rise over `warmup` of all steps.
-        warmup: share of the steps, 0..0.5.
-        precision: "float32" or "bf16" (autocast).
-        compile: compile the whole network (pays from some thousand steps on).
-        device: "auto" (cuda where there is one), "cpu" or "cuda".
-
-    Raises:
-        RecipeError: a number out of its range.
-    """
-
-    epochs: int = 30
-    batch_size: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
-    warmup: float = 0.25
-    precision: Literal["float32", "bf16"] = "float32"
-    compile: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    def __post_init__(self) -> None:
-        for name, fine, wanted in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 2, "at least 2"),
-            ("lr", 0 < self.lr < math.inf, "positive"),
-            ("momentum", 0 <= self.momentum < 1, "in 0..1"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "not negative"),
-            ("warmup", 0 <= self.warmup <= 0.5, "in 0..0.5"),
-        ):
-            if not fine:
-                raise RecipeError(f"{name} of a training must be {wanted}, got {getattr(self, name)}")
-
-
-@dataclass(kw_only=True)
-class History:
-    """What a training did: one number per epoch in each list, and the seconds it took."""
-
-    seconds: float = 0.0
-    curves: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, **values: float) -> None:
-        """Append one epoch."""
-        for name, value in values.items():
-            self.curves.setdefault(name, []).append(value)
+from bitsmith.train.watch import Watch, silent
 
 
 def fit(
@@ -91,170 +35,126 @@ def fit(
     seed: int = 0,
     split: Split | None = None,
     stage: str = "train",
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
     watch: Watch = silent,
 ) -> History:
     """Train a network in place.
 
-    The batches of an epoch depend on (seed, epoch) alone, so that a killed training goes on from its checkpoint as if
-    nothing had happened.
+    A training that was stopped goes on from its checkpoint as if nothing had happened, to the bit; see `Loop`.
 
     Args:
         split: what to train on; default is the data's whole training part (train and search).
         stage: what to call it in events.
-        checkpoint: file to continue from and to write after every epoch.
+        teacher: the network that `plan.distill` learns from, with the same classes; put in eval mode.
+        checkpoint: file to continue from and to write.
+        checkpoint_seconds: time after which it is written; also at the end of every epoch and on Ctrl-C.
 
     Returns:
-        Curves with one number per epoch: loss, validation metric, learning rate.
+        Curves with one number per epoch: loss, validation loss and metric (of the averaged weights, where
+        `plan.ema`), learning rate.
 
     Raises:
         TrainingError: the loss is not finite.
+        RecipeError: `plan.distill` without a teacher.
+        RunError: a checkpoint that is damaged or of another training.
     """
-    split = task.data.training if split is None else split
-    steps_per_epoch = split.steps(batch_size=plan.batch_size)
-    device = pick_device(plan)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    network.to(device)
-    optimizer = make_optimizer(network, plan)
-    prepared = accelerator.prepare(optimizer)
-    settings = {**asdict(plan), "seed": seed}
-    schedule = make_schedule(optimizer, plan, steps=max(2, plan.epochs * steps_per_epoch))
-    history, first = History(), 0
-    saved = load_checkpoint(checkpoint) if checkpoint else None
-    if saved is not None:
-        assert checkpoint is not None
-        check_same(saved, settings, checkpoint)
-        load_into(network, saved["network"], str(checkpoint))
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        torch.set_rng_state(saved["rng"])
-        history, first = History(seconds=saved["seconds"], curves=saved["curves"]), saved["epoch"]
-    else:
-        torch.manual_seed(derive(seed, "fit"))
-    # Compiled for full batches; a last smaller one runs as it is rather than be compiled again.
-    forward: Callable = torch.compile(network, dynamic=False) if plan.compile else network
-    for epoch in range(first, plan.epochs):
-        network.train()
-        started, total, seen = time.monotonic(), 0.0, 0
-        batches = split.batches(batch_size=plan.batch_size, seed=derive(seed, "batches", epoch), augment=task.augment)
-        done = epoch * steps_per_epoch
-        for x, y in batches:
-            done += 1
-            x, y = x.to(device), y.to(device)
-            full = len(x) == plan.batch_size
-            with autocast(plan, device):
-                logits = (forward if full else network)(x)
-            loss = task.compute_loss(logits.float(), y)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(_nan_message(stage, epoch, done, value, optimizer, checkpoint))
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            prepared.step()
-            if done < plan.epochs * steps_per_epoch:
-                schedule.step()
-            total, seen = total + value * len(x), seen + len(x)
-            watch(Event(stage=stage, step=done, steps=plan.epochs * steps_per_epoch, images=len(x)))
-        metric, validation_loss = evaluate(network, task.data.validation, task)
-        history.seconds += time.monotonic() - started
-        figures = {
-            "loss": total / max(1, seen),
-            "validation_loss": validation_loss,
-            f"validation_{task.metric_name}": metric,
-            "lr": optimizer.param_groups[0]["lr"],
-        }
-        history.add(**figures)
-        watch(
-            Event(
-                stage=stage,
-                step=(epoch + 1) * steps_per_epoch,
-                steps=plan.epochs * steps_per_epoch,
-                images=0,
-                epoch_end=True,
-                values=figures,
-            )
-        )
-        if checkpoint:
-            save_checkpoint(
-                {
-                    "epoch": epoch + 1,
-                    "settings": settings,
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "rng": torch.get_rng_state(),
-                    "seconds": history.seconds,
-                    "curves": history.curves,
-                },
-                checkpoint,
-            )
+    if plan.distill and teacher is None:
+        raise RecipeError(f"{stage}: distill = {plan.distill:g} needs a trained network to learn from; give a teacher")
+    if not plan.distill:
+        teacher = None
+    loop = Loop(
+        stage=stage,
+        task=task,
+        split=task.data.training if split is None else split,
+        plan=plan,
+        epoch_seed=partial(derive, seed, "batches"),
+        settings={**asdict(plan), "seed": seed, "teacher": digest(teacher.state_dict()) if teacher else None},
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        watch=watch,
+    )
+    torch.manual_seed(derive(seed, "fit"))
+    with on_threads(loop.mode.threads):
+        learner = _Fitting(network, task, plan, loop, teacher, seed)
+        history = loop.run(learner)
+        if learner.averaged is not None:
+            take_average(network, learner.averaged)
     return history
 
 
-def pick_device(plan: TrainPlan) -> torch.device:
-    """The device of a plan.
+@final
+class _Fitting(Learner):
+    """The state of one training."""
 
-    Raises:
-        RecipeError: it asks for cuda where there is none.
-    """
-    if plan.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("there is no CUDA device that torch can use; take --device auto or cpu")
-    return torch.device("cuda" if torch.cuda.is_available() and plan.device != "cpu" else "cpu")
+    def __init__(
+        self, network: nn.Module, task: Task, plan: TrainPlan, loop: Loop, teacher: nn.Module | None, seed: int
+    ) -> None:
+        self.network, self.task, self.plan, self.loop = network.to(loop.device), task, plan, loop
+        network.train()
+        self.averaged = average(network, plan.ema) if plan.ema else None
+        self.norm_seed = derive(seed, "averaged norms")
+        self.accelerator = Accelerator(cpu=loop.device.type == "cpu", mixed_precision="no")
+        self.optimizer = make_optimizer(network, plan)
+        self.prepared = self.accelerator.prepare(self.optimizer)
+        self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
+        # Compiled for full batches; a last smaller one runs as it is rather than be compiled again.
+        self.forward = compiled(network, loop.mode.compile)
+        self.teacher = self.teach = None
+        if teacher is not None:
+            self.teacher = teacher.to(loop.device).eval()
+            self.teach = compiled(self.teacher, loop.mode.compile)
 
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
 
-def autocast(plan: TrainPlan, device: torch.device) -> torch.autocast:
-    """The precision of a plan, as a context; Accelerate would fix one precision per process."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        full = len(x) == self.plan.batch_size
+        with autocast(self.loop.mode.precision, self.loop.device):
+            logits = (self.forward if full else self.network)(x).float()
+        loss = self.task.compute_loss(logits, y)
+        if self.teach is None or self.teacher is None:
+            return loss
+        with torch.no_grad(), autocast(self.loop.mode.precision, self.loop.device):
+            taught = (self.teach if full else self.teacher)(x).float()
+        return distill(loss, logits, taught, share=self.plan.distill, temperature=self.plan.distill_temperature)
 
+    def update(self, loss: Tensor, step: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.prepared.step()
+        if step + 1 < self.loop.steps:
+            self.schedule.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
 
-def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Path) -> None:
-    """Refuse a checkpoint that was made with other settings.
+    def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
+        network = self.network
+        if self.averaged is not None:
+            network = self.averaged.module
+            batch_size = self.plan.batch_size
+            reestimate_norms(network, self.loop.split, batch_size=batch_size, seed=self.norm_seed)
+        metric, validation_loss = evaluate(network, self.task.data.validation, self.task)
+        return {
+            "loss": loss,
+            "validation_loss": validation_loss,
+            f"validation_{self.task.metric_name}": metric,
+            "lr": self.lr,
+        }
 
-    Raises:
-        RunError: naming the first setting that differs.
-    """
-    old = saved.get("settings", {})
-    for name, value in settings.items():
-        if old.get(name) != value:
-            raise RunError(
-                f"{checkpoint} was made with {name} = {old.get(name)!r}, now it is {value!r}; "
-                "delete it to start this stage again, or go back to the old setting"
-            )
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+        }
 
-
-def make_optimizer(
-    network: nn.Module, plan: TrainPlan, *, leave_out: Sequence[nn.Parameter] = ()
-) -> torch.optim.Optimizer:
-    """SGD or AdamW with decay on the weights of conv and linear layers alone; `leave_out` is optimized elsewhere."""
-    decayed = [m.weight for m in network.modules() if isinstance(m, Priced | nn.Conv2d | nn.Linear)]
-    chosen = {id(p) for p in [*decayed, *leave_out]}
-    rest = [p for p in network.parameters() if id(p) not in chosen and p.requires_grad]
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    if plan.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=plan.lr)
-    return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.momentum > 0)
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, plan: TrainPlan, *, steps: int) -> LRScheduler:
-    """The learning rate over all steps, both with a rise over the first `warmup` of them.
-
-    "one-cycle" rises from lr / 25 by half a cosine, "cosine" linearly; both then fall to about zero by half a cosine.
-    """
-    if plan.schedule == "one-cycle":
-        # OneCycleLR divides by the length of the rise less one, so the rise takes two steps at least.
-        rising = max(plan.warmup, 2 / steps)
-        return OneCycleLR(optimizer, plan.lr, total_steps=steps, pct_start=rising, cycle_momentum=False)
-    rise = max(1, round(plan.warmup * steps))
-    fall = CosineAnnealingLR(optimizer, T_max=max(1, steps - rise))
-    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / (rise + 1), total_iters=rise), fall], milestones=[rise])
-
-
-def _nan_message(
-    stage: str, epoch: int, step: int, value: float, optimizer: torch.optim.Optimizer, checkpoint: Path | None
-) -> str:
-    kept = f"the last good state is in {checkpoint}" if checkpoint and checkpoint.exists() else "nothing was saved yet"
-    lr = optimizer.param_groups[0]["lr"]
-    return (
-        f"{stage}: the loss became {value} in epoch {epoch + 1}, step {step}, at learning rate {lr:.3g}; {kept}. "
-        "Lower the learning rate, lengthen the warm-up, or look for NaN in the data."
-    )
+    def restore(self, state: Mapping[str, Any], where: str) -> None:
+        load_into(self.network, state["network"], where)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.averaged is not None:
+            load_into(self.averaged, state["averaged"], where)

@@ -45,6 +45,8 @@ def reestimate_norms(
 
     Needed before any network is scored whose statistics were collected by another one, such as a mixture.
     """
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        return
     with _norms_on_batch(network, momentum=None):
         for x, _ in islice(split.batches(batch_size=batch_size, seed=seed), batches):
             network(x.to(device_of(network)))

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: it calls a Watch with an Event after every step."""
+"""How long work tells what it is doing: it calls a Watch with an Event after every step, or with a note."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One finished step.
+    """One finished step, or a note.
 
     Args:
         stage: what is running, for people ("search composite", "train uniform w4a8").
@@ -16,6 +16,7 @@ class Event:
         images: inputs in this step.
         epoch_end: whether this step ends an epoch; `values` then hold the epoch's figures.
         values: numbers to show, such as loss and accuracy.
+        note: a sentence that people should read; "" = none.
     """
 
     stage: str
@@ -24,6 +25,7 @@ class Event:
     images: int
     epoch_end: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 Watch = Callable[[Event], None]

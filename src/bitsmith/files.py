@@ -1,0 +1,80 @@
+"""Files that are whole or not there: the one way in which bitsmith writes.
+
+A file is written under a temporary name, flushed to the disk, and renamed. A process killed at any moment leaves the
+old file or the new one; so does a power cut, as the content is on the disk before the name points to it (without that
+flush, file systems may put the rename first and leave an empty file). What a killed process leaves under the temporary
+name is deleted when the same file is written again.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bitsmith.errors import RunError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; flushed and renamed to it on success, deleted on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _is_alive(stale.name.split(".")[-2]):
+            stale.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+        _flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(values, indent=1))
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read JSON.
+
+    Raises:
+        RunError: the file is missing or damaged; `what` says what it would have held.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: {what}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process of this machine has that number."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

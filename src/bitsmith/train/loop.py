@@ -1,0 +1,273 @@
+"""Loop: the epochs and steps that training and searching share, and how they go on where they were stopped.
+
+A checkpoint is written every `checkpoint_seconds`, at the end of every epoch and on Ctrl-C, always between two steps.
+It holds all that the next step depends on: the learner's state, the place in the epoch, torch's random state, and the
+mode (what is compiled, precision, threads). Batches depend on the seed, the epoch and their number alone. So a run that
+goes on, whatever ended it, comes to the same bits as one that was never stopped, on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from bitsmith.data import Split
+from bitsmith.errors import RunError, TrainingError
+from bitsmith.train.checkpoint import load_checkpoint, save_checkpoint
+from bitsmith.train.compiling import wanted
+from bitsmith.train.mode import choose_mode, pick_device, saved_mode
+from bitsmith.train.plan import TrainPlan
+from bitsmith.train.task import Task
+from bitsmith.train.watch import Event, Watch, silent
+
+
+@dataclass(kw_only=True)
+class History:
+    """What a training did: one number per epoch in each list, and the seconds it took."""
+
+    seconds: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Append one epoch."""
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append(value)
+
+
+class Learner(ABC):
+    """What a loop drives: it turns batches into steps of whatever it trains."""
+
+    @property
+    @abstractmethod
+    def lr(self) -> float:
+        """The present learning rate, for messages."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        """The scalar loss of a batch, with its gradient graph; `step` counts those before it."""
+
+    @abstractmethod
+    def update(self, loss: Tensor, step: int) -> None:
+        """One step down that loss, which is finite."""
+
+    @abstractmethod
+    def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
+        """The figures of an epoch that ends after `step` steps with this mean loss."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values: all that the next step depends on."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any], where: str) -> None:
+        """The inverse of `state`; `where` is named in errors."""
+
+
+@final
+class Loop:
+    """Runs a learner over all epochs of a plan, from its checkpoint on where there is one.
+
+    Args:
+        stage: what to call it in events and errors.
+        task: its augmentation changes the batches.
+        split: what is learned from.
+        plan: epochs, batch size, device and mode.
+        epoch_seed: epoch -> seed of its batches.
+        settings: what a checkpoint must agree in to be gone on from.
+        checkpoint: file to continue from and to write; None keeps nothing.
+        checkpoint_seconds: time after which the next one is written; 0 = after every step.
+
+    Raises:
+        RunError: the checkpoint is damaged, was made with other settings, or needs a compiler that is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: str,
+        task: Task,
+        split: Split,
+        plan: TrainPlan,
+        epoch_seed: Callable[[int], int],
+        settings: Mapping[str, Any],
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 60.0,
+        watch: Watch = silent,
+    ) -> None:
+        self._stage, self._task, self.split, self._plan = stage, task, split, plan
+        self._epoch_seed, self._settings = epoch_seed, settings
+        self._checkpoint, self._checkpoint_seconds, self._watch = checkpoint, checkpoint_seconds, watch
+        self.device = pick_device(plan)
+        self.steps_per_epoch = split.steps(batch_size=plan.batch_size)
+        self.steps = plan.epochs * self.steps_per_epoch
+        self.saved = load_checkpoint(checkpoint) if checkpoint else None
+        if self.saved is None:
+            self.mode = choose_mode(plan, steps=self.steps, device=self.device)
+        else:
+            assert checkpoint is not None
+            check_same(self.saved, settings, checkpoint)
+            self.mode = saved_mode(self.saved, checkpoint, self.device)
+        if self.saved is None and self.mode.compile != wanted(plan.compile, steps=self.steps):
+            self._say("torch.compile finds no compiler on this machine; nothing is compiled")
+        if self.saved is not None and self.mode.threads != torch.get_num_threads():
+            self._say(f"goes on with {self.mode.threads} threads, as it began, instead of {torch.get_num_threads()}")
+
+    def run(self, learner: Learner) -> History:
+        """All epochs that are left; run it inside `on_threads(loop.mode.threads)`.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        history, at = History(), _Place()
+        if self.saved is not None:
+            learner.restore(self.saved["learner"], str(self._checkpoint))
+            history = History(seconds=self.saved["seconds"], curves=self.saved["curves"])
+            at = _Place(**self.saved["place"])
+            _set_random_state(self.saved["random"], self.device)
+        began = time.monotonic() - history.seconds
+
+        def keep() -> float:
+            history.seconds = time.monotonic() - began
+            if self._checkpoint is not None:
+                values = {"settings": self._settings, "mode": asdict(self.mode), "place": asdict(at)}
+                values |= {"seconds": history.seconds, "curves": history.curves}
+                values |= {"random": _random_state(self.device), "learner": learner.state()}
+                save_checkpoint(values, self._checkpoint)
+            return time.monotonic()
+
+        kept = time.monotonic()
+        with _between_steps(self._checkpoint is not None) as interruption:
+            while at.epoch < self._plan.epochs:
+                for x, y in self._batches(at):
+                    self._step(learner, x, y, at)
+                    if interruption.pressed or time.monotonic() - kept >= self._checkpoint_seconds:
+                        kept = keep()
+                        interruption.answer()
+                    self._watch(self._event(at, images=len(x)))
+                figures = learner.end_epoch(self._done(at), at.total / max(1, at.images))
+                history.add(figures)
+                event = self._event(at, epoch_end=True, values=figures)
+                at.epoch, at.batch, at.total, at.images = at.epoch + 1, 0, 0.0, 0
+                kept = keep()
+                interruption.answer()
+                self._watch(event)
+        return history
+
+    def _batches(self, at: _Place) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.split.batches(
+            batch_size=self._plan.batch_size,
+            seed=self._epoch_seed(at.epoch),
+            augment=self._task.augment,
+            start=at.batch,
+        )
+
+    def _step(self, learner: Learner, x: Tensor, y: Tensor, at: _Place) -> None:
+        step = self._done(at)
+        loss = learner.loss(x.to(self.device), y.to(self.device), step)
+        value = loss.item()
+        if not math.isfinite(value):
+            kept = "nothing was saved yet"
+            if self._checkpoint and self._checkpoint.exists():
+                kept = f"the last good state is in {self._checkpoint}"
+            raise TrainingError(
+                f"{self._stage}: the loss became {value} in epoch {at.epoch + 1}, step {step + 1}, at learning rate "
+                f"{learner.lr:.3g}; {kept}. Lower the learning rate, lengthen the warm-up, start from trained weights, "
+                "or look for NaN in the data."
+            )
+        learner.update(loss, step)
+        at.batch, at.total, at.images = at.batch + 1, at.total + value * len(x), at.images + len(x)
+
+    def _done(self, at: _Place) -> int:
+        return at.epoch * self.steps_per_epoch + at.batch
+
+    def _event(self, at: _Place, **values: Any) -> Event:
+        return Event(**{"stage": self._stage, "step": self._done(at), "steps": self.steps, "images": 0} | values)
+
+    def _say(self, note: str) -> None:
+        self._watch(Event(stage=self._stage, step=0, steps=self.steps, images=0, note=note))
+
+
+@dataclass(kw_only=True)
+class _Place:
+    """Where a loop is: epoch, batches done in it, and their sums."""
+
+    epoch: int = 0
+    batch: int = 0
+    total: float = 0.0
+    images: int = 0
+
+
+def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuse a checkpoint that was made with other settings.
+
+    Raises:
+        RunError: naming the first setting that differs.
+    """
+    old = saved.get("settings", {})
+    for name, value in settings.items():
+        if old.get(name) != value:
+            raise RunError(
+                f"{checkpoint} was made with {name} = {old.get(name)!r}, now it is {value!r}; "
+                "delete it to start this stage again, or go back to the old setting"
+            )
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+class _Interruption:
+    """A Ctrl-C that waits for the end of the step."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._handler: Callable | None = None
+
+    def wait_with(self, handler: Callable) -> None:
+        """Take the signal; `handler` gets it between steps. A second Ctrl-C goes to it at once."""
+        self._handler = handler
+        signal.signal(signal.SIGINT, self._note)
+
+    def answer(self) -> None:
+        """Let the handler have a signal that came; it raises as a rule."""
+        if self.pressed and self._handler is not None:
+            self.pressed = False
+            self._handler(signal.SIGINT, None)
+
+    def _note(self, *_: object) -> None:
+        self.pressed = True
+        signal.signal(signal.SIGINT, self._handler)
+
+
+@contextmanager
+def _between_steps(wanted: bool) -> Iterator[_Interruption]:
+    """Inside, Ctrl-C waits for the next `answer`; only the main thread may do that, so others leave it as it is."""
+    interruption = _Interruption()
+    handler = signal.getsignal(signal.SIGINT)
+    if not wanted or not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    interruption.wait_with(handler)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    interruption.answer()
