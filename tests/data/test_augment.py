@@ -76,3 +76,59 @@ def test_channels_move_together():
 def test_a_negative_crop_is_refused():
     with pytest.raises(DataError, match="can't be negative, got -1"):
         Augment(crop=-1)
+
+
+class TestResized:
+    """The resized crop; the oracle is torchvision's RandomResizedCrop."""
+
+    def test_boxes_are_distributed_as_torchvisions(self, full: bool):
+        from scipy.stats import ks_2samp
+        from torchvision.transforms import RandomResizedCrop
+
+        H, W, count = 80, 120, 4000 if full else 1000
+        augment, generator = Augment(resized=(0.08, 1.0)), torch.Generator().manual_seed(3)
+        ours = torch.tensor([augment.box(H, W, generator) for _ in range(count)])
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            image = torch.empty(3, H, W)
+            theirs = torch.tensor(
+                [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+            )
+        for found in (ours, theirs):
+            assert (found[:, 0] + found[:, 2] <= H).all()
+            assert (found[:, 1] + found[:, 3] <= W).all()
+        for column in range(4):
+            assert ks_2samp(ours[:, column].numpy(), theirs[:, column].numpy()).pvalue > 0.001
+
+    @pytest.mark.parametrize(("H", "W"), [(4, 100), (100, 4), (1, 1)])
+    def test_where_no_box_fits_the_center_is_taken(self, H, W):
+        y, x, h, w = Augment(resized=(1.0, 1.0)).box(H, W, torch.Generator().manual_seed(0))
+        assert 0 < h <= H
+        assert 0 < w <= W
+        assert 2 * y + h in (H, H - 1)
+        assert 2 * x + w in (W, W - 1)
+
+    def test_images_in_memory_become_resized_windows(self):
+        ramp = torch.arange(32, dtype=torch.uint8).mul(8).expand(16, 1, 32, 32).contiguous()
+        generator = torch.Generator().manual_seed(1)
+        out = Augment(resized=(0.2, 0.5))(ramp, generator)
+        assert out.shape == ramp.shape
+        assert out.dtype == torch.uint8
+        spans = (out[:, 0, 16, -1].int() - out[:, 0, 16, 0].int()) / 8
+        # The width of a window is between sqrt(.2 * 3 / 4) and sqrt(.5 * 4 / 3) of the image's.
+        assert spans.min() > 32 * 0.387 - 3
+        assert spans.max() < 32 * 0.817 + 1
+        assert (out.int().diff(dim=3) >= 0).all()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"resized": (0.0, 1.0)}, "must rise within 0..1"),
+            ({"resized": (0.5, 0.4)}, "must rise within 0..1"),
+            ({"resized": (0.5, 1.1)}, "must rise within 0..1"),
+            ({"resized": (0.5, 1.0), "crop": 2}, "not both"),
+        ],
+    )
+    def test_impossible_ones_are_refused(self, options, message):
+        with pytest.raises(DataError, match=message):
+            Augment(**options)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from bitsmith.blueprint import InputContract
-from bitsmith.data import Augment, DataSet, TensorSplit, default_augment, from_loaders, open_data
+from bitsmith.data import Augment, DataSet, TensorSplit, choose_augment, default_augment, from_loaders, open_data
 from bitsmith.errors import DataError
 
 
@@ -128,12 +128,43 @@ def test_a_loader_of_another_shape_is_named_on_use():
         ("fashion-mnist", (1, 28, 28), Augment(crop=2, flip=True)),
         ("npy:cifar10", (3, 32, 32), Augment(crop=4, flip=True)),
         ("npy:other", (1, 40, 40), None),
+        ("cifar100", (3, 32, 32), Augment(crop=4, flip=True)),
+        ("stl10", (3, 96, 96), Augment(crop=12, flip=True)),
+        ("elpv", (1, 64, 64), Augment(crop=4, flip=True)),
+        ("imagenet:x", (3, 224, 224), Augment(resized=(0.08, 1.0), flip=True)),
         ("folder:photos", (3, 64, 48), Augment(crop=8, flip=True)),
         ("folder:cells", (1, 24, 24), Augment(crop=3, flip=True)),
     ],
 )
 def test_default_augmentation(name, shape, wanted):
     assert default_augment(_named(name, shape)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "wanted"),
+    [
+        ("folder:photos", "default", Augment(crop=8, flip=True)),
+        ("folder:photos", "none", None),
+        ("folder:photos", "crop", Augment(crop=8)),
+        ("folder:photos", "flip", Augment(flip=True)),
+        ("folder:photos", "crop+flip", Augment(crop=8, flip=True)),
+        ("npy:other", "default", None),
+        ("npy:other", "crop", Augment(crop=8)),
+        ("npy:other", "flip", Augment(flip=True)),
+        ("imagenet:x", "crop", Augment(resized=(0.08, 1.0))),
+        ("imagenet:x", "flip", Augment(flip=True)),
+    ],
+)
+def test_augmentation_in_words(name, words, wanted):
+    assert choose_augment(_named(name, (3, 64, 48)), words) == wanted
+
+
+def test_words_that_mean_no_augmentation_are_refused():
+    with pytest.raises(DataError, match="unknown augmentation 'rotate'; known are default, none, crop, flip, crop"):
+        choose_augment(_named("npy:x", (3, 8, 8)), "rotate")
+    with pytest.raises(DataError, match="your own loaders augment by themselves"):
+        choose_augment(_user(), "flip")
+    assert choose_augment(_user(), "none") is choose_augment(_user(), "default") is None
 
 
 def test_loaders_get_no_default_augmentation():

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bitsmith.data import open_data, readers
+from bitsmith.data.raw import Request
 from bitsmith.errors import DataError
 
 PARTS = ("train", "search", "validation", "test")
@@ -119,7 +120,7 @@ class TestDigits:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("mnist", {}, "unknown data 'mnist'; known are fashion-mnist, digits"),
+        ("mnist", {}, "unknown data 'mnist'; known are digits, fashion-mnist, cifar10.:PATH."),
         ("folder:", {"shape": (1, 8, 8)}, "unknown data 'folder:'"),
         ("digits:x", {}, "unknown data 'digits:x'"),
         ("digits", {"shape": (3, 8, 8)}, r"shape \(1, 8, 8\) \(C, H, W\), not \(3, 8, 8\); only folders are resized"),
@@ -296,7 +297,9 @@ class TestFolder:
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
         whole = file.read_bytes()
         file.write_bytes({"text": b"hello", "cut": whole[: len(whole) // 2], "empty": b""}[damage])
-        with pytest.raises(DataError, match=r"image .*dog/007\.png can't be read .*; remove or repair it"):
+        with pytest.raises(
+            DataError, match=r"image .*dog/007\.png can't be read .*; remove or repair it, .* --skip-bad"
+        ):
             open_data(f"folder:{tmp_path}", shape=(3, 8, 8))
 
     def test_sixteen_bits_are_refused(self, tmp_path):
@@ -372,9 +375,12 @@ class TestFashionMnist:
         assert np.array_equal(data.test.images[:, 0].numpy(), arrays[2])
         assert [len(getattr(data, part)) for part in PARTS] == [144, 36, 20, 50]
 
-    def test_without_any_copy_the_message_says_how_to_get_one(self, cache):
-        with pytest.raises(DataError, match=r"apt install dataset-fashion-mnist`, or use --data digits"):
-            open_data("fashion-mnist")
+    @pytest.mark.parametrize(
+        ("download", "message"), [(False, "downloaded only if --download is given"), (True, "can't be downloaded")]
+    )
+    def test_without_any_copy_the_message_says_how_to_get_one(self, cache, download, message):
+        with pytest.raises(DataError, match=rf"{message}.*apt install dataset-fashion-mnist`, or use --data digits"):
+            open_data("fashion-mnist", download=download)
 
     def test_damage_is_named(self, debian):
         file = debian / "t10k-images-idx3-ubyte.gz"
@@ -397,7 +403,7 @@ class TestFashionMnist:
 
     @pytest.mark.skipif(not readers.DEBIAN_FASHION_MNIST.is_dir(), reason="dataset-fashion-mnist is not installed")
     def test_the_real_one_has_its_published_statistics(self):
-        raw = readers.read_fashion_mnist()
+        raw = readers.read_fashion_mnist(Request(text="fashion-mnist"))
         assert raw.train.images.shape == (60000, 1, 28, 28)
         assert raw.test.images.shape == (10000, 1, 28, 28)
         assert torch.bincount(raw.train.labels).tolist() == [6000] * 10

@@ -65,9 +65,37 @@ class TestContract:
             assert torch.equal(xa, xb)
             assert torch.equal(ya, yb)
 
+    @pytest.mark.parametrize("seed", [None, 6])
+    @pytest.mark.parametrize("start", [0, 1, 2, 3, 99])
+    def test_a_pass_that_starts_later_yields_the_rest_of_the_same_pass(
+        self, split: Split, start: int, seed: int | None
+    ):
+        augment = Augment(crop=1, flip=True) if seed is not None and not isinstance(split, LoaderSplit) else None
+        whole = list(split.batches(batch_size=4, seed=seed, augment=augment))
+        rest = list(split.batches(batch_size=4, seed=seed, augment=augment, start=start))
+        assert len(rest) == max(0, len(whole) - start)
+        for (x, y), (wanted, labels) in zip(rest, whole[start:], strict=True):
+            assert torch.equal(x, wanted)
+            assert torch.equal(y, labels)
+
+    def test_a_negative_start_is_refused(self, split: Split):
+        with pytest.raises(DataError, match="can't start at batch -1"):
+            list(split.batches(batch_size=4, start=-1))
+
+    @pytest.mark.parametrize("limit", [None, 1, 6, 99])
+    def test_raw_inputs_are_those_of_the_fixed_order(self, split: Split, limit: int | None):
+        inputs, labels = split.raw(limit)
+        assert labels.tolist() == split.labels[:limit].tolist()
+        x = torch.from_numpy(inputs)
+        if x.dtype == torch.uint8:
+            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (CONTRACT.mean, CONTRACT.std))
+            x = (x / 255 - mean) / std
+        assert torch.equal(x, torch.cat([x for x, _ in split.batches(batch_size=4)])[:limit])
+
     @pytest.mark.parametrize("batch_size", [1, 2, 4, 11, 100])
     def test_steps_counts_the_batches_of_a_shuffled_pass(self, split: Split, batch_size: int):
         assert split.steps(batch_size=batch_size) == len(list(split.batches(batch_size=batch_size, seed=1)))
+        assert split.steps(batch_size=batch_size, shuffled=False) == len(list(split.batches(batch_size=batch_size)))
 
 
 def test_normalization_is_exact_in_float32():

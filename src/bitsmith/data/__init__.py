@@ -1,17 +1,25 @@
 """Data sets, splits and augmentation."""
 
 from bitsmith.data.augment import Augment
-from bitsmith.data.dataset import DataSet, default_augment, from_loaders
-from bitsmith.data.sources import open_data
-from bitsmith.data.split import JoinedSplit, LoaderSplit, Split, TensorSplit
+from bitsmith.data.dataset import AUGMENTATIONS, DataSet, choose_augment, default_augment, from_loaders
+from bitsmith.data.files import FileSplit
+from bitsmith.data.loader import LoaderSplit
+from bitsmith.data.sources import SOURCES, absolute, open_data
+from bitsmith.data.split import JoinedSplit, PixelSplit, Split, TensorSplit
 
 __all__ = [
+    "AUGMENTATIONS",
+    "SOURCES",
     "Augment",
     "DataSet",
+    "FileSplit",
     "JoinedSplit",
     "LoaderSplit",
+    "PixelSplit",
     "Split",
     "TensorSplit",
+    "absolute",
+    "choose_augment",
     "default_augment",
     "from_loaders",
     "open_data",

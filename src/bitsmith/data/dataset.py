@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
-import torch
-
 from bitsmith.blueprint import InputContract
 from bitsmith.data.augment import Augment
-from bitsmith.data.split import JoinedSplit, LoaderSplit, Split, TensorSplit, check_batch, check_loader
+from bitsmith.data.loader import LoaderSplit, check_batch, check_loader
+from bitsmith.data.split import JoinedSplit, PixelSplit, Split
 from bitsmith.errors import DataError
 
 
@@ -29,6 +28,7 @@ class DataSet:
         input: what the network's input means.
         shape: (C, H, W) of one input.
         name: "digits", "folder:photos", ...
+        notes: what the user must know: a licence, images left out.
     """
 
     name: str
@@ -39,20 +39,17 @@ class DataSet:
     classes: tuple[str, ...]
     input: InputContract
     shape: tuple[int, int, int]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def training(self) -> Split:
         """Train and search together: what a final network learns from. Where search is train, simply train."""
-        parts = (self.train, self.search)
-        if self.search is self.train:
-            return self.train
-        if isinstance(self.train, TensorSplit) and isinstance(self.search, TensorSplit):
-            return TensorSplit(
-                images=torch.cat([self.train.images, self.search.images]),
-                labels=torch.cat([self.train.labels, self.search.labels]),
-                contract=self.train.contract,
-            )
-        return JoinedSplit(parts=parts)
+        train, search = self.train, self.search
+        if search is train:
+            return train
+        if isinstance(train, PixelSplit) and isinstance(search, type(train)):
+            return train.joined(search)
+        return JoinedSplit(parts=(train, search))
 
     def without_test(self) -> DataSet:
         """The same data set, except that reading `.test` raises a DataError: what a search gets."""
@@ -119,20 +116,53 @@ def _first_shape(loader: Iterable[Any], classes: int) -> tuple[int, int, int]:
     raise DataError("the train loader yields no batch")
 
 
+AUGMENTATIONS = ("default", "none", "crop", "flip", "crop+flip")
+
+
+def choose_augment(dataset: DataSet, words: str = "default") -> Augment | None:
+    """The augmentation that the words of a recipe mean for a data set, or None.
+
+    Args:
+        words: "default": `default_augment`. "none". "crop": the crop that the default has, or of H // 8 pixels where
+            the default has none. "flip": mirror images. "crop+flip": both.
+
+    Raises:
+        DataError: other words; anything but "default" or "none" for the user's own loaders.
+    """
+    if words not in AUGMENTATIONS:
+        raise DataError(f"unknown augmentation {words!r}; known are {', '.join(AUGMENTATIONS)}")
+    default = default_augment(dataset)
+    if words in ("default", "none"):
+        return default if words == "default" else None
+    if dataset.input.kind != "uint8":
+        raise DataError("your own loaders augment by themselves: take the augmentation 'none' or 'default' for them")
+    cropped = replace(default, flip=False) if default is not None else Augment()
+    if not cropped.crop and cropped.resized is None:
+        cropped = Augment(crop=max(1, dataset.shape[1] // 8))
+    return replace(cropped if "crop" in words else Augment(), flip="flip" in words)
+
+
 def default_augment(dataset: DataSet) -> Augment | None:
     """The augmentation that suits a data set, or None.
 
-    Fashion-MNIST: crop 2, flip. Color images of 32x32 pixels: crop 4, flip (He et al. 2016). Folders of images:
-    crop H // 8, flip. None for digits, which a flip would turn into other signs, for the user's own loaders, which
-    augment themselves, and wherever nothing is known.
+    Fashion-MNIST: crop 2, flip. Color images of 32x32 pixels: crop 4, flip (He et al. 2016). STL-10: crop 12, flip
+    (DeVries and Taylor 2017, arXiv 1708.04552, section 4.1). ImageNet: a resized crop of 8 to 100 % of the area, flip.
+    Solar cells: crop H // 16, flip. Other folders of images: crop H // 8, flip. None for digits, which a flip would
+    turn into other signs, for the user's own loaders, which augment themselves, and wherever nothing is known.
     """
-    C, H, W = dataset.shape
-    if dataset.input.kind != "uint8" or dataset.name == "digits":
+    shape, name = dataset.shape, dataset.name
+    if dataset.input.kind != "uint8" or name == "digits":
         return None
-    if dataset.name == "fashion-mnist":
+    if name == "fashion-mnist":
         return Augment(crop=2, flip=True)
-    if (C, H, W) == (3, 32, 32):
+    if name.startswith("imagenet:"):
+        return Augment(resized=(0.08, 1.0), flip=True)
+    if name == "stl10":
+        return Augment(crop=12, flip=True)
+    if name == "elpv":
+        return Augment(crop=shape[1] // 16, flip=True)
+    if shape == (3, 32, 32):
         return Augment(crop=4, flip=True)
-    if dataset.name.startswith("folder:"):
-        return Augment(crop=H // 8, flip=True)
+    if name.startswith("folder:"):
+        return Augment(crop=shape[1] // 8, flip=True)
     return None

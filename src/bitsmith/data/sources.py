@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bitsmith.blueprint import InputContract
+from bitsmith.data.arrays import read_npy, read_npz
 from bitsmith.data.dataset import DataSet
-from bitsmith.data.folder import read_folder
-from bitsmith.data.readers import Labeled, Raw, read_digits, read_fashion_mnist, read_npy
-from bitsmith.data.split import TensorSplit
+from bitsmith.data.downloaded import read_downloaded
+from bitsmith.data.folder import read_folder, read_imagenet
+from bitsmith.data.raw import Part, Raw, Reader, Request
+from bitsmith.data.readers import read_digits, read_elpv, read_fashion_mnist
 from bitsmith.data.stratify import stratified_draw
 from bitsmith.errors import DataError
+
+# Name -> (its reader, what stands behind the colon: nothing, a path, or a path if one likes).
+SOURCES: Mapping[str, tuple[Reader, Literal["", "PATH", "[PATH]"]]] = {
+    "digits": (read_digits, ""),
+    "fashion-mnist": (read_fashion_mnist, ""),
+    "cifar10": (read_downloaded, "[PATH]"),
+    "cifar100": (read_downloaded, "[PATH]"),
+    "stl10": (read_downloaded, "[PATH]"),
+    "elpv": (read_elpv, ""),
+    "folder": (read_folder, "PATH"),
+    "imagenet": (read_imagenet, "PATH"),
+    "npy": (read_npy, "PATH"),
+    "npz": (read_npz, "PATH"),
+}
 
 
 def open_data(
@@ -24,6 +42,8 @@ def open_data(
     limit: int | None = None,
     validation: float = 0.1,
     search: float = 0.2,
+    download: bool = False,
+    skip_bad: bool = False,
 ) -> DataSet:
     """Open a data set and carve validation and search out of its training images, stratified by class.
 
@@ -32,12 +52,16 @@ def open_data(
     together, per channel, over all pixels.
 
     Args:
-        spec: "fashion-mnist", "digits", "folder:PATH" (one folder per class) or "npy:FOLDER"
-            (train_images.npy, train_labels.npy, test_images.npy, test_labels.npy).
-        shape: (C, H, W). Folders need it and are resized to it; elsewhere it is only checked.
+        spec: "digits", "fashion-mnist"; "cifar10", "cifar100", "stl10", with ":PATH" where they don't lie in the cache
+            folder; "elpv"; "folder:PATH" (one folder per class), "imagenet:PATH" (the same in train/ and val/);
+            "npy:FOLDER" (train_images.npy, train_labels.npy, test_images.npy, test_labels.npy), "npz:FILE".
+        shape: (C, H, W). Folders need it and are resized to it; imagenet (3, 224, 224) and elpv (1, 64, 64) are
+            resized to it; elsewhere it is only checked.
         seed: of the carving; the test split does not depend on it.
         limit: use at most so many training images, by a stratified draw; the test split stays whole.
-        validation, search: parts between 0 and 1; `validation` is not used where a folder brings its own.
+        validation, search: parts between 0 and 1; `validation` is not used where a source brings its own.
+        download: whether what is missing may be downloaded.
+        skip_bad: leave out images that can't be read, and say in `notes` how many, rather than raise.
 
     Raises:
         DataError: an unknown or unreadable source, a shape that differs, a part outside 0..1, a class that a split
@@ -55,38 +79,45 @@ def open_data(
         raise DataError(f"the limit of training images must be at least 1, got {limit}")
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         raise DataError(f"a shape is three positive numbers (channels, height, width), got {shape}")
-    raw = _read(spec, shape)
-    found = tuple(raw.train.images.shape[1:])
+    request = Request(text=spec, path=_path(spec), shape=shape, download=download, skip_bad=skip_bad)
+    raw = SOURCES[spec.partition(":")[0]][0](request)
+    found = raw.train.shape
     if shape is not None and tuple(shape) != found:
         raise DataError(f"{spec} holds images of shape {found} (C, H, W), not {tuple(shape)}; only folders are resized")
 
     parts = _carve(raw, seed=seed, limit=limit, validation=validation, search=search)
     for name, part in parts.items():
         _require_classes(part.labels, raw.classes, name, len(raw.train.labels), limit)
-    contract = _contract(parts["train"].images, parts["search"].images)
-    splits = {k: TensorSplit(images=p.images, labels=p.labels, contract=contract) for k, p in parts.items()}
-    C, H, W = found
-    return DataSet(name=raw.name, classes=raw.classes, input=contract, shape=(C, H, W), **splits)
+    contract = raw.contract or _contract(parts["train"].sample(), parts["search"].sample())
+    splits = {name: part.split(contract) for name, part in parts.items()}
+    return DataSet(name=raw.name, classes=raw.classes, input=contract, shape=found, notes=raw.notes, **splits)
 
 
-def _read(spec: str, shape: tuple[int, int, int] | None) -> Raw:
+def absolute(spec: str) -> str:
+    """The same data whatever the current directory is: a path in `spec` made absolute.
+
+    Example:
+        >>> absolute("digits"), absolute("folder:/data/../photos")
+        ('digits', 'folder:/photos')
+    """
+    kind, colon, path = spec.partition(":")
+    return f"{kind}:{Path(path).expanduser().resolve()}" if colon and path else spec
+
+
+def _path(spec: str) -> Path | None:
+    """What stands behind the colon of `spec`, or a DataError where there must be, or can't be, something."""
     kind, _, path = spec.partition(":")
-    if spec == "fashion-mnist":
-        return read_fashion_mnist()
-    if spec == "digits":
-        return read_digits()
-    if kind == "npy" and path:
-        return read_npy(Path(path).expanduser())
-    if kind == "folder" and path:
-        if shape is None:
-            raise DataError(
-                f"{spec} needs a shape to resize its images to, for example 3,64,64 (channels, height, width)"
-            )
-        return read_folder(Path(path).expanduser(), shape)
-    raise DataError(f"unknown data {spec!r}; known are fashion-mnist, digits, folder:PATH and npy:FOLDER")
+    takes = SOURCES[kind][1] if kind in SOURCES else None
+    if takes is None or (takes == "PATH" and not path) or (not takes and spec != kind):
+        known = ", ".join(
+            f"{name}:{path}" if path == "PATH" else f"{name}[:PATH]" if path else name
+            for name, (_, path) in SOURCES.items()
+        )
+        raise DataError(f"unknown data {spec!r}; known are {known}")
+    return Path(path).expanduser() if path else None
 
 
-def _carve(raw: Raw, *, seed: int, limit: int | None, validation: float, search: float) -> dict[str, Labeled]:
+def _carve(raw: Raw, *, seed: int, limit: int | None, validation: float, search: float) -> dict[str, Part]:
     """The four parts by name; indices always point into raw.train."""
     labels = raw.train.labels
     left = torch.arange(len(labels))
@@ -97,14 +128,10 @@ def _carve(raw: Raw, *, seed: int, limit: int | None, validation: float, search:
         parts["validation"] = raw.validation
     else:
         drawn, rest = stratified_draw(labels[left], round(validation * len(left)), seed, "validation")
-        parts["validation"], left = _take(raw.train, left[drawn]), left[rest]
+        parts["validation"], left = raw.train.take(left[drawn]), left[rest]
     drawn, rest = stratified_draw(labels[left], round(search * len(left)), seed, "search")
-    parts["search"], parts["train"] = _take(raw.train, left[drawn]), _take(raw.train, left[rest])
+    parts["search"], parts["train"] = raw.train.take(left[drawn]), raw.train.take(left[rest])
     return parts
-
-
-def _take(part: Labeled, indices: Tensor) -> Labeled:
-    return Labeled(images=part.images[indices], labels=part.labels[indices])
 
 
 def _require_classes(labels: Tensor, classes: tuple[str, ...], split: str, available: int, limit: int | None) -> None:
