@@ -4,20 +4,24 @@ The public names, in the order of a job:
 
     open_data, from_loaders, Task           data and how it is scored
     capture, precision_space                your network, and the bit-widths it may take
-    search, Composite, Uniform, Random      find a Blueprint inside every Budget
+    search                                  find a Blueprint inside every Budget, by one of the methods
+        Composite, Sensitivity, GridSearch, Uniform, Random
+    fronts                                  one set of budgets per network: "size=10,15,20kB"
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
+    quantize                                the same from float weights, without training
     export, verify, load                    files that run as integers, and the proof
     price                                   what a blueprint costs
 """
 
-from bitsmith.blueprint import Bits, Blueprint, Budget
+from bitsmith.blueprint import Bits, Blueprint, Budget, fronts
 from bitsmith.capture import capture
 from bitsmith.cost import price
 from bitsmith.data import from_loaders, open_data
 from bitsmith.errors import BitsmithError
-from bitsmith.pipeline.verbs import export, load, precision_space, search, train, verify
+from bitsmith.pipeline.exported import export, load, verify
+from bitsmith.pipeline.verbs import precision_space, quantize, search, train
 from bitsmith.quantize import build
-from bitsmith.search import Composite, Random, Uniform
+from bitsmith.search import Composite, GridSearch, Random, Sensitivity, Uniform
 from bitsmith.train import Task, TrainPlan, calibrate
 
 __version__ = "0.1.0"
@@ -28,7 +32,9 @@ __all__ = [
     "Blueprint",
     "Budget",
     "Composite",
+    "GridSearch",
     "Random",
+    "Sensitivity",
     "Task",
     "TrainPlan",
     "Uniform",
@@ -37,10 +43,12 @@ __all__ = [
     "capture",
     "export",
     "from_loaders",
+    "fronts",
     "load",
     "open_data",
     "precision_space",
     "price",
+    "quantize",
     "search",
     "train",
     "verify",

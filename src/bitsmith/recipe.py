@@ -22,13 +22,21 @@ from pydantic import (
     model_validator,
 )
 
-from bitsmith.blueprint import Budget
+from bitsmith.blueprint import Budget, fronts
 from bitsmith.cost import TARGETS
+from bitsmith.data import absolute as absolute_source
 from bitsmith.errors import BitsmithError, RecipeError
-from bitsmith.search import Composite, Method, Random, Uniform
+from bitsmith.quantize import find_quantizers
+from bitsmith.search import Composite, GridSearch, Method, Random, Sensitivity, Uniform
 from bitsmith.train import METRICS, TrainPlan
 
-METHODS: dict[str, type] = {"composite": Composite, "random": Random, "uniform": Uniform}
+METHODS: dict[str, type] = {
+    "composite": Composite,
+    "grid": GridSearch,
+    "random": Random,
+    "sensitivity": Sensitivity,
+    "uniform": Uniform,
+}
 
 
 class _Section(BaseModel):
@@ -36,39 +44,74 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The network: a name, "torchvision:NAME" or "package.module:function"; optionally a file of weights."""
+    """The network: a name, "torchvision:NAME" or "package.module:function"; optionally a file of weights.
+
+    Args:
+        output: which output to take where the network gives several: a key, an index or an attribute's name.
+    """
 
     spec: str
     weights: Path | None = None
+    output: str | None = None
 
 
 class DataSection(_Section):
-    """The data: "digits", "fashion-mnist", "folder:PATH" or "npy:FOLDER", and how it is split."""
+    """The data, as `bitsmith.open_data` takes it, and how it is split.
+
+    Args:
+        augment: "default" for what suits the data, "none", "crop", "flip" or "crop+flip".
+        download: whether data that is missing may be downloaded.
+        skip_bad: leave out images that can't be read and count them, rather than stop.
+        fallback: data to take where `source` can't be had.
+    """
 
     source: str
     shape: tuple[int, int, int] | None = None
     limit: int | None = None
     validation: float = 0.1
     search: float = 0.2
-    augment: Literal["default", "none"] = "default"
+    augment: Literal["default", "none", "crop", "flip", "crop+flip"] = "default"
+    download: bool = False
+    skip_bad: bool = False
     fallback: str | None = None
 
 
 class SpaceSection(_Section):
-    """The bit-widths that layers may take; the ends of the network are pinned unless `ends` is null."""
+    """The bit-widths that layers may take; the ends of the network are pinned unless `ends` is null.
+
+    Args:
+        quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name" of a QuantizerPair of your own.
+        pins: layer or pattern ("layer3.*") -> 8, "w4a8", "w4", "a8" or "float"; see `bitsmith.space.resolve_pins`.
+    """
 
     weight_bits: tuple[int, ...] = (2, 3, 4, 8)
     activation_bits: tuple[int, ...] = (8,)
     ends: int | None = 8
-    pins: dict[str, int] = Field(default_factory=dict)
-    quantizer: Literal["lsq", "gaussian", "hwgq"] = "lsq"
+    pins: dict[str, int | str] = Field(default_factory=dict)
+    quantizer: str = "lsq"
+
+    @field_validator("quantizer")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if ":" in value:
+            _import("quantizer", value)
+        find_quantizers(value)
+        return value
 
 
 class TaskSection(_Section):
-    """How networks are scored and what they minimize."""
+    """How networks are scored and what they minimize.
+
+    Args:
+        metric: a name of `bitsmith.train.METRICS`.
+        positive: the class of two that f1 is about; the last one by default.
+        class_weights: of the loss: "balanced", or one number per class.
+    """
 
     metric: str = "accuracy"
+    positive: str | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
 
     @field_validator("metric")
     @classmethod
@@ -79,25 +122,33 @@ class TaskSection(_Section):
 
 
 def _budget_lines(value: Any) -> Any:
-    """One text, a list of texts (each its own target) or a list of lists (held together)."""
+    """One text, a list of texts (each its own network) or a list of lists (held together); fronts are spelled out."""
     if isinstance(value, str):
         value = [value]
-    return [[line] if isinstance(line, str) else line for line in value] if isinstance(value, list) else value
+    lines = [[line] if isinstance(line, str) else line for line in value] if isinstance(value, list) else value
+    if not isinstance(lines, list) or not all(isinstance(text, str) for line in lines for text in line):
+        return lines  # refused by its type
+    if not lines or not all(lines):
+        raise ValueError("give at least one budget, such as size=20kB")
+    return [[str(budget) for budget in budgets] for line in lines for budgets in fronts(*line)]
 
 
 class Recipe(_Section):
     """A run: network, data, space, method, budgets, training.
 
     Args:
-        budgets: each entry is one network wanted; an entry that is a list must be met all at once.
+        budgets: each entry is one network wanted; an entry that is a list must be met all at once. A front such as
+            "size=10,15,20kB" stands for one entry per value, each with the other budgets of its list.
         method: name and settings of the search.
-        baselines: of "uniform", "uniform+fill", "random", for every budget.
+        baselines: of "uniform", "uniform+fill", "random", "sensitivity", for every budget.
         fixed: uniform bits trained beside, whatever the budget ("w8a8").
         float_plan: how the float network is trained first; null starts from the given weights or from scratch.
         train: the final training of every low-precision network. Baselines get the search's epochs on top.
         start: what final training starts from: "float" (the trained float network), "search" (weights inherited from
             it; networks that were not searched start from float, where there is one) or "scratch". "auto" is "search"
             for a method that trains, else "float" where there are float weights, else "scratch".
+        checkpoint_seconds: how often search and training write their state; also at the end of every epoch and on
+            Ctrl-C.
     """
 
     name: str = "run"
@@ -107,7 +158,7 @@ class Recipe(_Section):
     space: SpaceSection = SpaceSection()
     budgets: Annotated[list[list[str]], BeforeValidator(_budget_lines)]
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "composite"})
-    baselines: list[Literal["uniform", "uniform+fill", "random"]] = ["uniform", "uniform+fill"]
+    baselines: list[Literal["uniform", "uniform+fill", "random", "sensitivity"]] = ["uniform", "uniform+fill"]
     fixed: list[Annotated[str, Field(pattern=r"^w[1-8]a[1-8]$")]] = []
     float_plan: TrainPlan | None = None
     train: TrainPlan = TrainPlan()
@@ -115,16 +166,15 @@ class Recipe(_Section):
     target: str = "onnx"
     verify_images: int | None = None
     seed: int = 0
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
     command: str = ""
 
     @field_validator("budgets")
     @classmethod
-    def _readable(cls, value: list[list[str]]) -> list[list[str]]:
-        if not value or not all(value):
-            raise ValueError("give at least one budget, such as size=20kB")
+    def _different(cls, value: list[list[str]]) -> list[list[str]]:
         for line in value:
-            for text in line:
-                Budget.parse(text)
+            if value.count(line) > 1:
+                raise ValueError(f"{', '.join(line)} is given twice; every entry is one network")
         return value
 
     @field_validator("target")
@@ -146,16 +196,38 @@ class Recipe(_Section):
             floats = self.float_plan is not None or self.model.weights is not None
             resolved = "search" if make_method(self.method).epochs else "float" if floats else "scratch"
             object.__setattr__(self, "start", resolved)
+        needing = [name for name in (self.method.get("name"), *self.baselines) if name == "sensitivity"]
+        if needing and (self.start == "scratch" or (self.float_plan is None and self.model.weights is None)):
+            raise ValueError(
+                "sensitivity measures a trained float network: give float_plan (--float-epochs) or model.weights "
+                "(--weights), and don't start from scratch"
+            )
         if self.start == "float" and self.float_plan is None and self.model.weights is None:
             raise ValueError(
                 "start: float needs a trained float network: give float_plan or model.weights, "
                 "or start from the search or from scratch"
             )
+        if self.train.distill and self.float_plan is None and self.model.weights is None:
+            raise ValueError(
+                "train.distill needs a trained float network to learn from: give float_plan or model.weights"
+            )
+        if self.float_plan is not None and self.float_plan.distill:
+            raise ValueError("float_plan.distill: the float network has no teacher; distill belongs to train")
         return self
 
     def budget_sets(self) -> list[tuple[Budget, ...]]:
         """The budgets, parsed; one tuple per network wanted."""
         return [tuple(Budget.parse(text) for text in line) for line in self.budgets]
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The same recipe whatever the current directory is: with absolute paths of data and weights."""
+    fallback, weights = recipe.data.fallback, recipe.model.weights
+    data = {"source": absolute_source(recipe.data.source), "fallback": fallback and absolute_source(fallback)}
+    model = {"weights": weights and weights.expanduser().resolve()}
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update=data), "model": recipe.model.model_copy(update=model)}
+    )
 
 
 def make_method(settings: dict[str, Any]) -> Method:
@@ -168,12 +240,7 @@ def make_method(settings: dict[str, Any]) -> Method:
     name = str(values.pop("name", "composite"))
     kind = METHODS.get(name)
     if kind is None and ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            with _current_directory_importable():
-                kind = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a user's module may raise anything
-            raise RecipeError(f"the method {name!r} can't be imported: {error}") from error
+        kind = _import("method", name)
     if kind is None:
         known = ", ".join(METHODS)
         raise RecipeError(f"unknown method {name!r}; known are {known}, or give package.module:Name of your own")
@@ -191,6 +258,20 @@ def make_method(settings: dict[str, Any]) -> Method:
     if not isinstance(method, Method):
         raise RecipeError(f"{name!r} is not a search method: it needs a name and search(problem); see bitsmith.search")
     return method
+
+
+def _import(what: str, name: str) -> Any:
+    """What "package.module:Name" means; the recipe's author asks for it.
+
+    Raises:
+        RecipeError: it can't be imported.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        with _current_directory_importable():
+            return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a user's module may raise anything
+        raise RecipeError(f"the {what} {name!r} can't be imported: {error}") from error
 
 
 @contextlib.contextmanager

@@ -1,37 +1,11 @@
-"""The command line: output, exit codes, one message per error."""
+"""The command line: what commands do and print."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import warnings
-from types import SimpleNamespace
 
-import pytest
+import numpy as np
+from PIL import Image
 
-from bitsmith.cli import main
-
-
-@pytest.fixture
-def bitsmith(monkeypatch, capsys):
-    """A function that runs a command in this process and asserts its exit code."""
-
-    def run(*arguments, cwd=None, check=0):
-        monkeypatch.setattr(sys, "argv", ["bitsmith", *map(str, arguments)])
-        old, before = signal.getsignal(signal.SIGINT), os.getcwd()
-        os.chdir(cwd or before)
-        try:
-            with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
-                main()
-        finally:
-            os.chdir(before)
-            signal.signal(signal.SIGINT, old)
-        stdout, stderr = capsys.readouterr()
-        assert (stopped.value.code or 0) == check, stderr
-        return SimpleNamespace(stdout=stdout, stderr=stderr)
-
-    return run
+from bitsmith.recipe import make_method, read_recipe
 
 
 def test_the_stages_one_by_one(bitsmith, tmp_path):
@@ -98,69 +72,122 @@ def test_check_says_what_binds_and_how_long(bitsmith):
     assert "whatever the bits are" in refused["problem"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["frobnicate"], 2, "No such command"),
-        (["run", "missing.yaml"], 1, "can't read the recipe missing.yaml"),
-        (["verify", "nowhere"], 1, "not a run folder"),
-        (["cost", "--model", "resnet8", "--input", "3x32"], 1, "can't read the input shape '3x32'"),
-        (["cost", "--model", "nosuch"], 1, "give the input's shape"),
-        (["cost"], 1, "give --model"),
-        (
-            ["search", "--model", "resnet8", "--data", "digits", "--budget", "size=5kB", "--out", "x", "--quiet"],
-            1,
-            "size is at least",
-        ),
-        (
-            ["search", "--model", "resnet8", "--data", "npy:nowhere", "--budget", "size=50kB", "--out", "x"],
-            1,
-            "nowhere",
-        ),
-        (
-            ["search", "--model", "resnet8", "--data", "digits", "--budget", "size=50kB", "--out", "x", "--pin", "fc"],
-            1,
-            "can't read the pin 'fc'",
-        ),
-    ],
-)
-def test_errors_are_one_message(bitsmith, tmp_path, arguments, code, words):
-    done = bitsmith(*arguments, cwd=tmp_path, check=code)
-    assert words in done.stderr.replace("\n", " ")
+RECIPE = """
+model: {spec: resnet8_slim}
+data: {source: digits}
+budgets: ["size=8,9kB"]
+method: {name: METHOD}
+baselines: [uniform+fill]
+fixed: [w8a8]
+float_plan: {epochs: FLOAT, batch_size: 64}
+train: {epochs: 2, batch_size: 64}
+"""
 
 
-def test_version_and_help(bitsmith):
-    assert bitsmith("--version").stdout.strip() == "0.1.0"
-    assert "search" in bitsmith("--help").stdout
+def test_check_of_a_recipe_estimates_its_own_method_and_training(bitsmith, tmp_path):
+    def seconds(method, floats):
+        (tmp_path / "r.yaml").write_text(RECIPE.replace("METHOD", method).replace("FLOAT", str(floats)))
+        found = json.loads(bitsmith("check", "r.yaml", "--json", cwd=tmp_path).stdout)
+        assert found["method"] == method
+        assert [row["budget"] for row in found["budgets"]] == ["size=8kB", "size=9kB"]
+        assert found["seconds"]["networks"] == 5
+        return found["seconds"]
+
+    uniform, composite = seconds("uniform", 1), seconds("composite", 40)
+    assert uniform["search"] == 0 < composite["search"]
+    assert composite["float"] > 5 * uniform["float"]
+    said = bitsmith("check", "r.yaml", "--budget", "size=9kB", cwd=tmp_path).stdout
+    assert "search (composite) and training for 3 networks" in said
 
 
-def test_as_a_process_of_its_own(tmp_path):
-    """Errors are one line without a traceback; Ctrl-C says that the same command goes on."""
-    command = [sys.executable, "-c", "from bitsmith.cli import main; main()"]
-    done = subprocess.run([*command, "verify", "nowhere"], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: nowhere is not a run folder")
+def test_a_front_is_one_network_per_value_each_inside_the_other_budgets(bitsmith, tmp_path):
+    options = ["--model", "resnet8_slim", "--data", "digits", "--method", "random", "--out", "front"]
+    budgets = ["--budget", "size=8kB,9kB,0.01MB", "--budget", "bitops=9M"]
+    rows = json.loads(bitsmith("search", *options, *budgets, "--json", cwd=tmp_path).stdout)
+    assert [row["budget"] for row in rows] == [f"size={kb}kB, bitops=9M" for kb in (8, 9, 10)]
+    for row, limit in zip(rows, (8000, 9000, 10000), strict=True):
+        assert row["costs"]["size"] <= limit
+        assert row["costs"]["bitops"] <= 9e6
+
+
+def test_pins_by_name_pattern_and_side(bitsmith, tmp_path):
+    options = ["--model", "resnet8_slim", "--data", "digits", "--budget", "size=30kB", "--activation-bits", "4,8"]
+    pins = ["--pin", "fc=w4", "--pin", "layer1*=w3", "--pin", "*conv2=a4", "--pin", "layer1.0.conv2=w8a8"]
+    done = bitsmith("search", *options, *pins, "--method", "uniform", "--out", "a", "--json", cwd=tmp_path)
+    bits = json.loads(done.stdout)[0]["bits"]
+    assert bits == {layer: [8, 8] for layer in bits} | {
+        "layer1.0.conv1": [3, 8],
+        "layer2.0.conv2": [8, 4],
+        "layer3.0.conv2": [8, 4],
+        "fc": [4, 8],
+    }
+
+
+def test_another_learning_rate_only_before_any_network_is_trained(bitsmith, tmp_path):
+    options = ["--model", "resnet8_slim", "--data", "digits", "--budget", "size=8kB", "--train-epochs", "1"]
+    bitsmith("search", *options, "--method", "uniform", "--lr", "1e9", "--out", "a", "--quiet", cwd=tmp_path)
+    diverged = bitsmith("train", "a", "--quiet", cwd=tmp_path, check=1)
+    assert "the loss became" in diverged.stderr
+    bitsmith("train", "a", "--lr", "0.05", "--quiet", cwd=tmp_path)
+    assert read_recipe(tmp_path / "a" / "recipe.yaml").train.lr == 0.05
+    refused = bitsmith("train", "a", "--lr", "0.1", cwd=tmp_path, check=1)
+    assert "is already trained at lr 0.05" in refused.stderr
+    bitsmith("train", "a", "--lr", "0.05", "--quiet", cwd=tmp_path)  # the same rate is no change
+    assert "lr of a training must be positive" in bitsmith("train", "a", "--lr", "0", cwd=tmp_path, check=1).stderr
+
+
+def test_options_reach_the_recipe(bitsmith, tmp_path):
+    """Every option of `search` that says how to train, in every plan that it is about."""
     options = [
-        "search",
         "--model",
-        "resnet8",
+        "resnet8_slim",
         "--data",
         "digits",
         "--budget",
-        "size=50kB",
-        "--epochs",
-        "200",
+        "size=1B",
         "--out",
-        "x",
+        "a",
+        "--float-epochs",
+        "2",
     ]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
-        assert running.stderr is not None
-        for line in running.stderr:  # the estimate is printed right before the search starts
-            if "networks" in line:
-                running.send_signal(signal.SIGINT)
-                break
-        rest = running.stderr.read()
-    assert running.returncode == 130
-    assert "interrupted; what was finished is kept" in rest.replace("\n", " ")
-    assert "Traceback" not in rest
+    options += ["--compile", "none", "--precision", "bf16", "--device", "cpu", "--lr", "0.3", "--ema", "0.9"]
+    options += ["--distill", "0.5", "--train-epochs", "3", "--epochs", "4", "--seed", "7", "--limit", "500"]
+    options += ["--metric", "f1", "--class-weights", "balanced", "--augment", "none", "--label-smoothing", "0.1"]
+    bitsmith("search", *options, cwd=tmp_path, check=1)  # 1 B is out of reach, so nothing is trained
+    recipe = read_recipe(tmp_path / "a" / "recipe.yaml")
+    for plan in (recipe.train, recipe.float_plan, make_method(recipe.method).plan):
+        assert (plan.compile, plan.precision, plan.device) == ("none", "bf16", "cpu")
+    assert (recipe.train.epochs, recipe.float_plan.epochs, make_method(recipe.method).epochs) == (3, 2, 4)
+    assert (recipe.train.lr, recipe.train.ema, recipe.train.distill) == (0.3, 0.9, 0.5)
+    assert (recipe.float_plan.ema, recipe.float_plan.distill) == (0, 0)
+    assert (recipe.seed, recipe.data.limit, recipe.data.augment) == (7, 500, "none")
+    assert (recipe.task.metric, recipe.task.class_weights, recipe.task.label_smoothing) == ("f1", "balanced", 0.1)
+    assert recipe.command.startswith("bitsmith search --model resnet8_slim")
+
+
+def test_a_device_does_not_turn_training_on(bitsmith, tmp_path):
+    """Methods whose plan is null train nothing, whatever the device; a method with a device of its own gets it."""
+    options = ["--model", "resnet8_slim", "--data", "digits", "--budget", "size=1B", "--device", "cpu"]
+    bitsmith("search", *options, "--method", "grid", "--float-epochs", "1", "--out", "a", cwd=tmp_path, check=1)
+    assert read_recipe(tmp_path / "a" / "recipe.yaml").method == {"name": "grid"}
+    bitsmith("search", *options, "--method", "sensitivity", "--float-epochs", "1", "--out", "b", cwd=tmp_path, check=1)
+    assert make_method(read_recipe(tmp_path / "b" / "recipe.yaml").method).device == "cpu"
+
+
+def test_run_takes_a_folder_of_images_with_its_shape(bitsmith, tmp_path):
+    """`run --data folder:x --input ...`, up to the budget that is out of reach."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("dark", "light"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for index in range(20):
+                pixels = generator.integers(0, 100, (9, 11, 3), dtype=np.uint8) + (150 if name == "light" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / split / name / f"{index}.png")
+    (tmp_path / "r.yaml").write_text(
+        "{model: {spec: resnet8_slim}, data: {source: digits}, budgets: size=1B, train: {epochs: 1}}"
+    )
+    options = ["run", "r.yaml", "--data", "folder:photos"]
+    assert "--input" in bitsmith(*options, cwd=tmp_path, check=1).stderr
+    refused = bitsmith(*options, "--input", "3x8x8", "--out", "b", cwd=tmp_path, check=1)
+    assert "size is at least" in refused.stderr
+    assert json.loads((tmp_path / "b" / "graph.json").read_text())["graph"]["nodes"][0]["shape"] == [3, 8, 8]

@@ -76,8 +76,10 @@ def test_every_network_is_inside_its_budget_and_verified(done):
         assert check.ok
         assert set(check.equal_outputs.values()) == {check.images} == {359}
         assert check.float_layers == 0
-    assert record.requested[0].met
-    assert record.chosen == "composite"
+    assert {line.network for line in record.requested} == {row.folder for row in record.rows if row.budget}
+    assert all(line.met for line in record.requested)
+    assert record.chosen == ["composite-size_9kB"]
+    assert set(record.layers) == {row.folder for row in record.rows[1:]}
     lines = [json.loads(line) for line in (job.run.path / "trials.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == names[1:]
     assert record.rows[0].test is not None

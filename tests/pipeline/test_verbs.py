@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import bitsmith as bs
 from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
 from bitsmith.search import Composite
+from bitsmith.train import accuracy
 
 
 class Own(nn.Module):
@@ -50,6 +51,40 @@ def test_the_whole_job_in_python(digits, space, tmp_path):
     again = bs.load(tmp_path)
     x, _ = next(digits.test.batches(batch_size=64))
     assert torch.equal(again(x), net(x))
+
+
+def test_quantizing_without_training(digits, tmp_path):
+    """Of a trained float network: 8 bits keep what it knows, fewer bits cost more, and the file computes the same."""
+    torch.manual_seed(0)
+    net = Own()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for epoch in range(8):
+        for x, y in digits.training.batches(batch_size=64, seed=epoch):
+            loss = nn.functional.cross_entropy(net(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    captured, task = bs.capture(net, digits.shape), bs.Task(data=digits)
+    space = bs.precision_space(captured, digits, weight_bits=(1, 2, 8), ends=None)
+    x = torch.cat([x for x, _ in digits.test.batches(batch_size=500)])
+    y = torch.cat([y for _, y in digits.test.batches(batch_size=500)])
+    right = {bits: accuracy(bs.quantize(task, space.uniform(bits, 8), captured.state)(x), y) for bits in (1, 8)}
+    assert accuracy(net.eval()(x), y) > 0.7
+    assert abs(right[8] - accuracy(net(x), y)) < 0.03
+    assert right[1] < right[8] - 0.1
+    limits = bs.fronts("weights=250,600B", "ram=4kB")
+    found = [
+        bs.search(task, space, bs.Sensitivity(loss_batches=2), line, float_state=captured.state) for line in limits
+    ]
+    assert [result.costs["weights"] <= limit for result, limit in zip(found, (250, 600), strict=True)] == [True, True]
+    assert found[0].costs["weights"] < found[1].costs["weights"]
+    checked = bs.verify(bs.export(bs.quantize(task, found[1].best, captured.state), tmp_path), digits.test)
+    assert checked.ok, checked.problems
+
+
+def test_a_search_takes_one_budget_of_a_front(digits, space):
+    with pytest.raises(BudgetError, match=r"bitsmith\.fronts"):
+        bs.search(bs.Task(data=digits), space, bs.Uniform(), budgets=["size=10,20kB"])
 
 
 def test_an_own_training_loop_and_own_loaders(tmp_path):
@@ -99,7 +134,7 @@ def test_refusals(digits, space, tmp_path):
     with pytest.raises(RunError, match="missing"):
         bs.verify(tmp_path / "nothing", digits.test)
     floats = bs.precision_space(Own(), digits, weight_bits=(32,), activation_bits=(32,), ends=32)
-    with pytest.raises(RecipeError, match="can't hold weight bits"):
+    with pytest.raises(RecipeError, match="would stay float"):
         bs.search(task, floats, bs.Uniform(), budgets=["size=20kB"])
     with pytest.raises(ExportError, match="is float"):
         bs.export(bs.build(floats.uniform(32, 32)), tmp_path)

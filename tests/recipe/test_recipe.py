@@ -30,6 +30,11 @@ def test_there_are_shipped_recipes():
         ("size=20kB", [["size=20kB"]]),
         (["size=20kB", "size=10kB"], [["size=20kB"], ["size=10kB"]]),
         ([["size=20kB", "bitops=1G"]], [["size=20kB", "bitops=1G"]]),
+        ("size=10,15,20kB", [["size=10kB"], ["size=15kB"], ["size=20kB"]]),
+        (
+            [["size=1,2kB", "ram=64kB"], "avg_bits=3"],
+            [["size=1kB", "ram=64kB"], ["size=2kB", "ram=64kB"], ["avg_bits=3"]],
+        ),
     ],
 )
 def test_budgets_are_one_line_per_network(budgets, expected):
@@ -40,6 +45,11 @@ def test_budgets_are_one_line_per_network(budgets, expected):
     ("change", "words"),
     [
         ({"budgets": []}, "at least one budget"),
+        ({"budgets": [[]]}, "at least one budget"),
+        ({"budgets": 5}, "budgets: Input should be a valid list"),
+        ({"budgets": [["size=1kB", 5]]}, "budgets.0.1: Input should be a valid string"),
+        ({"budgets": ["size=1kB", "size=1000B"]}, "size=1kB is given twice"),
+        ({"budgets": [["size=1,2kB", "ram=1,2kB"]]}, "both fronts"),
         ({"budgets": "size=20parsec"}, "size in 'size=20parsec' can't be in 'parsec'"),
         ({"budgets": "sice=20kB"}, "unknown cost 'sice'"),
         ({"method": {"name": "composit"}}, "unknown method 'composit'; known are composite"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,8 @@ from rich.table import Table
 from bitsmith import pipeline
 from bitsmith.blueprint import format_cost
 from bitsmith.pipeline import Job
-from bitsmith.pipeline.estimate import estimate
+from bitsmith.pipeline.estimate import Estimate, estimate
+from bitsmith.report import Record, front_cost, on_front, read_record
 from bitsmith.train import Event
 
 out = Console()
@@ -61,6 +63,9 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
         images: dict[str, int] = {}
 
         def watch(event: Event) -> None:
+            if event.note:
+                bars.console.print(escape(f"{event.stage}: {event.note}"), soft_wrap=True)
+                return
             if event.stage not in tasks:
                 name = escape(event.stage)
                 tasks[event.stage] = bars.add_task(name, total=event.steps, speed="", figures="")
@@ -86,28 +91,62 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
         yield watch
 
 
-def print_rows(record: dict[str, Any]) -> None:
-    """The results of a report as a table that fits 80 columns."""
-    table = Table(title=escape(record["title"]))
+def print_report(page: Path, quiet: bool, as_json: bool) -> None:
+    """What a run found: as JSON, or as a table and the verdict."""
+    record = read_record(page.with_suffix(".json"))
+    if as_json:
+        print(record.to_json())
+    elif not quiet:
+        out.print(results(record))
+        front = _front_line(record)
+        if front:
+            out.print(front, soft_wrap=True)
+        for note in record.notes:
+            out.print(f"note: {escape(note)}", soft_wrap=True)
+        out.print(f"{escape(record.verdict)}\nReport: {escape(str(page))}", soft_wrap=True)
+
+
+def _front_line(record: Record) -> str:
+    """The front from cheap to dear, where it has several networks."""
+    cost = front_cost(record.rows)
+    marked = [row for row, on in zip(record.rows, on_front(record.rows, cost), strict=True) if on]
+    points = [
+        f"{format_cost(cost, row.costs[cost])} {100 * (row.test or 0):.2f} % ({escape(row.name)})"
+        for row in sorted(marked, key=lambda row: row.costs[cost])
+    ]
+    return f"Front over {cost}: {' < '.join(points)}" if len(points) > 1 else ""
+
+
+def results(record: Record) -> Table:
+    """The rows of a report as a table that fits 80 columns; the front's networks are marked."""
+    cost = front_cost(record.rows)
+    table = Table(title=escape(record.title), caption=f"* no other network is better in test and {cost} at once")
+    table.add_column("", no_wrap=True)
     for name in ("network", "budget", "bits"):
-        table.add_column(name, no_wrap=True)
-    for name in ("epochs", "test %", "size"):
+        table.add_column(name, overflow="fold")
+    for name in (
+        "epochs",
+        "test %" if record.metric == "accuracy" else f"{record.metric} %",
+        "size",
+        *([cost] if cost != "size" else []),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in record["rows"]:
+    for row, front in zip(record.rows, on_front(record.rows, cost), strict=True):
         table.add_row(
-            escape(row["name"]),
-            escape(row["budget"]),
-            row["bits"],
-            f"{row['epochs']:g}",
-            f"{100 * row['test']:.2f}",
-            format_cost("size", row["costs"]["size"]),
+            "*" if front else "",
+            escape(row.name),
+            escape(row.budget),
+            row.bits,
+            f"{row.epochs:g}" if row.trained else "not trained",
+            "" if row.test is None else f"{100 * row.test:.2f}",
+            *(format_cost(name, row.costs[name]) for name in dict.fromkeys(("size", cost))),
         )
-    out.print(table)
+    return table
 
 
-def print_check(job: Job, rows: list[dict[str, Any]], seconds: float, networks: int) -> None:
+def print_check(job: Job, rows: list[dict[str, Any]], expected: Estimate) -> None:
     for note in job.notes:
-        out.print(f"note: {escape(note)}")
+        out.print(f"note: {escape(note)}", soft_wrap=True)
     out.print(
         f"Captured: {len(job.graph.layers)} priced layers, every operator can be lowered to integers; "
         f"{job.space.count():,} choices of bits."
@@ -119,4 +158,8 @@ def print_check(job: Job, rows: list[dict[str, Any]], seconds: float, networks: 
         low, high = format_cost(row["cost"], row["least"]), format_cost(row["cost"], row["most"])
         table.add_row(row["budget"], low, high, row["state"])
     out.print(table)
-    out.print(f"About {duration(seconds)} of search and training for {networks} networks on this machine, uncompiled.")
+    out.print(
+        f"About {duration(expected.total)} of search ({job.method.name}) and training for {expected.networks} networks "
+        "on this machine, as if nothing were compiled.",
+        soft_wrap=True,
+    )

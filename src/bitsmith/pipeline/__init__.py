@@ -1,42 +1,35 @@
 """The whole job: recipe in; trained, exported, verified network and report out."""
 
+from bitsmith.pipeline.artefacts import describe, export, verify
 from bitsmith.pipeline.folder import Entry, RunFolder
-from bitsmith.pipeline.job import (
-    Job,
-    Say,
-    check_budgets,
-    describe,
-    export,
-    is_integer,
-    make_space,
-    meets,
-    open_task,
-    prepare,
-    quiet,
-    search,
-    summarize_bits,
-    train,
-    train_float,
-    verify,
-)
+from bitsmith.pipeline.job import Job, Say, check_budgets, make_space, open_task, prepare, quiet
+from bitsmith.pipeline.lock import locked
+from bitsmith.pipeline.post import NOT_TRAINED, quantize, require_float
+from bitsmith.pipeline.stages import change_lr, search, train, train_float
 from bitsmith.pipeline.summary import environment, report, summarize
+from bitsmith.pipeline.traits import is_integer, meets, summarize_bits
 
 __all__ = [
+    "NOT_TRAINED",
     "Entry",
     "Job",
     "RunFolder",
     "Say",
+    "change_lr",
     "check_budgets",
     "describe",
     "environment",
     "export",
     "is_integer",
+    "locked",
     "make_space",
     "meets",
     "open_task",
     "prepare",
+    "quantize",
     "quiet",
     "report",
+    "require_float",
     "search",
     "summarize",
     "summarize_bits",

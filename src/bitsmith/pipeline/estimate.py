@@ -10,7 +10,7 @@ from torch import nn
 
 from bitsmith.pipeline.job import Job
 from bitsmith.quantize import build, float_blueprint
-from bitsmith.search import Composite, build_mixed
+from bitsmith.search import Composite, GridSearch, Sensitivity, build_mixed
 from bitsmith.train import calibrate
 
 
@@ -57,6 +57,14 @@ def estimate(job: Job) -> Estimate:
         search_seconds = (
             lines * step * (method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size) + measured / 3)
         )
+    elif isinstance(method, Sensitivity):  # measured once for all budgets
+        options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)
+        step = _step(job, build_mixed(job.space), method.batch_size)
+        search_seconds = step * options * (method.norm_batches + method.loss_batches) / 3
+    elif method.epochs:  # as if its steps were those of an 8-bit network
+        tried = min(method.most, job.space.count()) if isinstance(method, GridSearch) else 1
+        step = _step(job, build(job.space.uniform(8, 8)))
+        search_seconds = tried * lines * step * method.epochs * data.train.steps(batch_size=recipe.train.batch_size)
     highest = job.space.uniform(8, 8)
     network = build(highest)
     step = _step(job, network, recipe.train.batch_size)

@@ -8,17 +8,22 @@ NAME/                      one folder per low-precision network ("entry"):
     blueprint.json         its bits
     inherited.safetensors  weights that the search hands on, where it does
     network.safetensors, training.json
+    post_training.json     in place of training.json, or beside it, where the network was quantized without training
     model.onnx
     verification.json
-    search.checkpoint, train.checkpoint    while that stage runs
+    search.checkpoint, sensitivities.json, train.checkpoint    while that stage runs
     left_out.json          in place of all, where a baseline has no network inside the budget: why
+shared/METHOD/             what the searches of a front share, where they do
 trials.jsonl               one line per trained network
+.lock, */.lock             who works in a folder now
 report.json, report.html
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,7 +32,7 @@ from typing import Any, Literal
 
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.errors import RunError
-from bitsmith.recipe import Recipe, dump_recipe, read_recipe
+from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
 from bitsmith.train import History, read_json, write_json, write_text
 
 
@@ -80,14 +85,10 @@ class RunFolder:
         Raises:
             RunError: it holds another recipe, or can't be written.
         """
-        run = cls(path=path)
-        text = dump_recipe(recipe.model_copy(update={"command": ""}))
-        if run.recipe_file.exists():
-            old = dump_recipe(run.recipe().model_copy(update={"command": ""}))
-            if old != text:
-                raise RunError(
-                    f"{path} holds a run of another recipe; choose another --out, or delete that folder first"
-                )
+        run, recipe = cls(path=path), absolute(recipe)
+        text = _compared(recipe)
+        if run.recipe_file.exists() and _compared(absolute(run.recipe())) != text:
+            raise RunError(f"{path} holds a run of another recipe; choose another --out, or delete that folder first")
         try:
             write_text(run.recipe_file, dump_recipe(recipe))
         except OSError as error:
@@ -148,12 +149,36 @@ class RunFolder:
 
     def history(self, folder: Path) -> History | None:
         """How the network in a folder was trained, or None where it wasn't yet."""
-        if not (folder / "training.json").exists():
+        return self._history(folder / "training.json")
+
+    def post_training(self, folder: Path) -> History | None:
+        """What quantizing the network in a folder without training gave: curves of one point each; or None."""
+        return self._history(folder / "post_training.json")
+
+    def _history(self, file: Path) -> History | None:
+        if not file.exists():
             return None
-        values = read_json(folder / "training.json", "train first")
-        return History(seconds=values["seconds"], curves=values["curves"])
+        values = read_json(file, "train first")
+        try:
+            return History(seconds=values["seconds"], curves=values["curves"])
+        except (TypeError, KeyError) as error:
+            raise RunError(f"{file} is damaged ({error}); delete it and run the stage again") from error
 
     def add_trial(self, values: Mapping[str, Any]) -> None:
-        """Append one line to trials.jsonl."""
-        with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line to trials.jsonl, unless a process killed right after it did; seconds may differ."""
+        with (self.path / "trials.jsonl").open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # for a moment: trainings of several networks may share a run
+            file.seek(0)
+            lines = file.read()
+            whole = lines.rfind(b"\n") + 1  # a power cut may leave half a line
+            known = [json.loads(line) | {"seconds": 0} for line in lines[:whole].splitlines()]
+            if json.loads(json.dumps(values)) | {"seconds": 0} not in known:
+                file.truncate(whole)
+                file.write(json.dumps(values).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _compared(recipe: Recipe) -> str:
+    """The recipe as text, without what a run may be gone on with in another way."""
+    return dump_recipe(recipe.model_copy(update={"command": "", "checkpoint_seconds": 0}))

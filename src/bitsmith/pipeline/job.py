@@ -1,52 +1,39 @@
-"""The whole job from top to bottom: prepare -> float -> search -> train -> export -> verify -> report.
+"""A prepared run: recipe in; data, captured network and space in hand.
 
-Each stage reads and writes the run folder, skips what is done, and can be run again alone.
+Then: float -> search -> train (stages.py) -> export -> verify (artefacts.py) -> report (summary.py).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from bitsmith.blueprint import FLOAT, Blueprint, Budget, NetworkGraph
+from bitsmith.blueprint import FLOAT, NetworkGraph
 from bitsmith.capture import capture
-from bitsmith.cost import price
-from bitsmith.data import DataSet, default_augment, open_data
-from bitsmith.deploy import Verification
-from bitsmith.errors import BudgetError, CaptureError, DataError, RunError
+from bitsmith.data import DataSet, choose_augment, open_data
+from bitsmith.errors import CaptureError, DataError, RunError
 from bitsmith.models import load_model
 from bitsmith.pipeline import verbs
-from bitsmith.pipeline.folder import Entry, RunFolder
-from bitsmith.quantize import build, float_blueprint
+from bitsmith.pipeline.folder import RunFolder
+from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
-from bitsmith.search import Composite, Method, Random, Uniform, allocate
+from bitsmith.search import Composite, Method, allocate
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, precision
 from bitsmith.train import (
-    History,
     Task,
-    Watch,
-    evaluate,
-    fit,
     load_into,
     load_state,
     read_json,
     save_state,
-    silent,
     write_json,
 )
 
 Say = Callable[[str], None]
-BASELINES: dict[str, Method] = {
-    "uniform": Uniform(),
-    "uniform+fill": Uniform(fill=True),
-    "random": Random(),
-}
 
 
 def quiet(message: str) -> None:
@@ -88,6 +75,8 @@ def open_task(recipe: Recipe, say: Say = quiet) -> Task:
             limit=section.limit,
             validation=section.validation,
             search=section.search,
+            download=section.download,
+            skip_bad=section.skip_bad,
         )
 
     try:
@@ -100,8 +89,10 @@ def open_task(recipe: Recipe, say: Say = quiet) -> Task:
     return Task(
         data=data,
         metric=recipe.task.metric,
+        positive=recipe.task.positive,
         label_smoothing=recipe.task.label_smoothing,
-        augment=default_augment(data) if section.augment == "default" else None,
+        class_weights=recipe.task.class_weights,
+        augment=choose_augment(data, section.augment),
     )
 
 
@@ -130,10 +121,11 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
             weights=recipe.model.weights,
             seed=derive(recipe.seed, "model"),
         )
-        captured = capture(module, task.data.shape)
+        captured = capture(module, task.data.shape, output=recipe.model.output)
         graph, state, notes = captured.graph, captured.state, (*messages, *captured.notes)
         save_state(state, weights_file)
         write_json(graph_file, {"graph": graph.to_dict(), "notes": list(notes)})
+    notes = (*notes, *task.data.notes)
     for note in notes:
         say(note)
     if graph.output_shape != (len(task.data.classes),):
@@ -171,35 +163,18 @@ def make_space(recipe: Recipe, graph: NetworkGraph, data: DataSet, method: Metho
 
 
 def check_budgets(job: Job) -> None:
-    """Refuse budgets that can't be met before anything is trained.
+    """Refuse bits that the target can't hold and budgets that can't be met, before anything is trained.
 
     Raises:
+        RecipeError: naming the layer and the bits.
         BudgetError: naming what is reachable and what binds.
     """
     if isinstance(job.method, Composite) and job.method.as_published:
         return  # it enforces none
+    verbs.check_target(job.space, job.recipe.target)
     free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in job.space.options.items()}
     for budgets in job.recipe.budget_sets():
         allocate(job.space, free, budgets)
-
-
-def train_float(job: Job, watch: Watch = silent) -> None:
-    """Train the float network, where the recipe wants that."""
-    plan = job.recipe.float_plan
-    if plan is None or job.run.history(job.float_folder) is not None:
-        return
-    network = build(float_blueprint(job.graph))
-    load_into(network, job.state, "captured.safetensors")
-    history = fit(
-        network,
-        job.task,
-        plan,
-        seed=derive(job.recipe.seed, "float"),
-        stage="train float",
-        checkpoint=job.float_folder / "train.checkpoint",
-        watch=watch,
-    )
-    _keep_training(job.float_folder, network.state_dict(), history)
 
 
 def float_state(job: Job) -> dict[str, Tensor] | None:
@@ -209,190 +184,8 @@ def float_state(job: Job) -> dict[str, Tensor] | None:
     return job.state if job.recipe.model.weights is not None else None
 
 
-def search(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[str] = ()) -> None:
-    """Find every network that the recipe wants: its method and the baselines for each budget, and the fixed bits.
-
-    Args:
-        only: names of networks ("composite", "w2a8"); the others are left for another time or process.
-    """
-    start = float_state(job) if job.recipe.start != "scratch" else None
-    for budgets in job.recipe.budget_sets():
-        wanted = [(job.method, "found"), *((BASELINES[name], "baseline") for name in job.recipe.baselines)]
-        for method, kind in wanted:
-            entry = Entry(name=method.name, kind=kind, budgets=tuple(map(str, budgets)))  # pyright: ignore[reportArgumentType]
-            folder = job.run.folder(entry)
-            if (folder / "entry.json").exists() or (only and entry.name not in only):
-                continue
-            try:
-                found = verbs.search(
-                    job.task,
-                    job.space,
-                    method,
-                    budgets,
-                    target=job.recipe.target,
-                    float_state=start,
-                    seed=job.recipe.seed,
-                    folder=folder,
-                    watch=watch,
-                )
-            except BudgetError as error:
-                if kind == "found":
-                    raise
-                write_json(folder / "left_out.json", {"reason": str(error)})
-                say(f"{entry.title}: left out; {error}")
-                continue
-            if found.state is not None:
-                save_state(found.state, folder / "inherited.safetensors")
-            entry = dataclasses.replace(
-                entry,
-                search_epochs=found.epochs,
-                search_seconds=found.seconds,
-                curves=dict(found.curves),
-                details=dict(found.details),
-            )
-            job.run.write_entry(entry, found.best)
-            (folder / "search.checkpoint").unlink(missing_ok=True)
-            say(f"{entry.title}: {summarize_bits(found.best)}")
-    for text in job.recipe.fixed:
-        entry = Entry(name=text, kind="baseline", budgets=())
-        if not (job.run.folder(entry) / "entry.json").exists() and (not only or text in only):
-            bits = ((int(text[1]),), (int(text[3]),))
-            section = job.recipe.space
-            ends = FLOAT if job.space.template.stream_bits == FLOAT else section.ends
-            pinned = precision(job.space.template, *bits, ends=ends, pins=section.pins)
-            job.run.write_entry(entry, pinned.uniform(bits[0][0], bits[1][0]))
-
-
-def train(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[str] = ()) -> None:
-    """Train every network of the run that isn't yet (or `only` some); all get the same epochs, search included."""
-    start = job.recipe.start
-    floats = float_state(job) if start != "scratch" else None
-    entries = job.run.entries()
-    unknown = set(only) - {entry.name for entry, _ in entries}
-    if unknown:
-        raise RunError(
-            f"no network of this run is called {', '.join(sorted(unknown))}; it has "
-            f"{', '.join(dict.fromkeys(entry.name for entry, _ in entries))}"
-        )
-    longest = max(job.method.epochs, *(entry.search_epochs for entry, _ in entries))
-    for entry, blueprint in entries:
-        folder = job.run.folder(entry)
-        if job.run.history(folder) is not None or (only and entry.name not in only):
-            continue
-        # Equal totals: who did not search trains for as many epochs longer.
-        plan = dataclasses.replace(
-            job.recipe.train, epochs=job.recipe.train.epochs + round(longest - entry.search_epochs)
-        )
-        inherited = folder / "inherited.safetensors"
-        history = History()
-        network = verbs.train(
-            job.task,
-            blueprint,
-            plan,
-            float_state=floats,
-            state=load_state(inherited) if start == "search" and inherited.exists() else None,
-            seed=derive(job.recipe.seed, "final"),
-            stage=f"train {entry.title}",
-            checkpoint=folder / "train.checkpoint",
-            watch=watch,
-            history=history,
-        )
-        _keep_training(folder, network.state_dict(), history)
-        validation, _ = evaluate(network, job.task.data.validation, job.task)
-        job.run.add_trial(
-            {
-                "name": entry.name,
-                "budget": entry.budget,
-                "bits": {name: [b.weight, b.activation] for name, b in blueprint.bits.items()},
-                "costs": price(blueprint.graph, blueprint.bits),
-                "score": validation,
-                "metric": job.task.metric_name,
-                "epochs": plan.epochs + entry.search_epochs,
-                "seconds": history.seconds + entry.search_seconds,
-                "seed": job.recipe.seed,
-            }
-        )
-        say(f"{entry.title}: validation {job.task.metric_name} {100 * validation:.2f} %")
-
-
-def _keep_training(folder: Path, state: dict[str, Tensor], history: History) -> None:
-    """Write weights, then training.json, which says that the training is done."""
-    save_state(state, folder / "network.safetensors")
-    write_json(folder / "training.json", {"seconds": history.seconds, "curves": history.curves})
-    (folder / "train.checkpoint").unlink(missing_ok=True)
-
-
-def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet) -> None:
-    """Write the artefacts of every trained network; float networks have none and are named."""
-    for entry, blueprint in run.entries():
-        folder = run.folder(entry)
-        if run.history(folder) is None:
-            raise RunError(f"{entry.title} is not trained yet; run bitsmith train {run.path} first")
-        if not is_integer(blueprint):
-            say(f"{entry.title}: has float layers by its method, so there is no integer file to write")
-            continue
-        files = verbs.export(verbs.load(folder), folder, formats)
-        for name, path in files.artefacts.items():
-            say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes)")
-
-
-def is_integer(blueprint: Blueprint) -> bool:
-    """Whether every layer of a blueprint is quantized."""
-    widths = [width for bits in blueprint.bits.values() for width in (bits.weight, bits.activation)]
-    return FLOAT not in (*widths, blueprint.stream_bits)
-
-
-def verify(job: Job, say: Say = quiet) -> bool:
-    """Verify every artefact on test images; writes verification.json. False where one is not what was trained."""
-    fine = True
-    for entry, blueprint in job.run.entries():
-        folder = job.run.folder(entry)
-        if not is_integer(blueprint):
-            network = verbs.load(folder)
-            score, _ = evaluate(network, job.task.data.test, job.task)
-            write_json(folder / "verification.json", {"test": score, "source": "torch", "checks": []})
-            continue
-        if not (folder / "model.onnx").exists():
-            raise RunError(f"{folder / 'model.onnx'} is missing; run bitsmith export {job.run.path} first")
-        checked = verbs.verify(folder, job.task.data.test, limit=job.recipe.verify_images)
-        fine = fine and checked.ok
-        values = dataclasses.asdict(checked) | {"ok": checked.ok, "artefact": "model.onnx"}
-        score = min(checked.accuracy_onnxruntime.values())  # equal at all levels where the file is right
-        write_json(folder / "verification.json", {"test": score, "source": "onnx", "checks": [values]})
-        say(f"{entry.title}: {describe(checked)}")
-    if job.run.history(job.float_folder) is not None:
-        network = build(float_blueprint(job.graph))
-        load_into(network, load_state(job.float_folder / "network.safetensors"), str(job.float_folder))
-        score, _ = evaluate(network, job.task.data.test, job.task)
-        write_json(job.float_folder / "verification.json", {"test": score, "source": "torch", "checks": []})
-    return fine
-
-
-def describe(checked: Verification) -> str:
-    """A verification in a sentence."""
-    accuracy = 100 * checked.accuracy_reference
-    if checked.ok:
-        flagged = f"; on x86 without VNNI {', '.join(checked.flagged)} may differ" if checked.flagged else ""
-        return (
-            f"verified on {checked.images:,} images, {accuracy:.2f} %, "
-            f"all {checked.integer_layers} layers as integers{flagged}"
-        )
-    return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
-
-
-def summarize_bits(blueprint: Blueprint) -> str:
-    """Short text of a blueprint's bits: "w2a8", or "w1-8 a8" where they differ."""
-
-    def spread(values: list[int]) -> str:
-        low, high = min(values), max(values)
-        return str(low) if low == high else f"{low}-{high}"
-
-    inner = list(blueprint.bits.values())
-    weight, activation = spread([b.weight for b in inner]), spread([b.activation for b in inner])
-    return f"w{weight} a{activation}"
-
-
-def meets(blueprint: Blueprint, budgets: Iterable[Budget]) -> dict[str, bool]:
-    """Budget text -> whether a blueprint is inside."""
-    costs = price(blueprint.graph, blueprint.bits)
-    return {str(budget): costs[budget.cost] <= budget.limit for budget in budgets}
+def float_network(job: Job, state: dict[str, Tensor]) -> Network:
+    """The float network with given weights, in eval mode."""
+    network = build(float_blueprint(job.graph))
+    load_into(network, state, "the float network's file")
+    return network.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,23 @@ from bitsmith.blueprint import Bits, Blueprint, Budget, Options
 from bitsmith.cost import exact, price, table
 from bitsmith.errors import RunError
 from bitsmith.pipeline.folder import Entry, RunFolder
-from bitsmith.pipeline.job import Job, meets, summarize_bits
+from bitsmith.pipeline.job import Job
+from bitsmith.pipeline.notes import caution, notes
+from bitsmith.pipeline.post import NOT_TRAINED
+from bitsmith.pipeline.traits import meets, summarize_bits
 from bitsmith.quantize import float_blueprint
-from bitsmith.report import Curve, LayerRow, Record, Requested, Row, Verification, verdict, write_report
+from bitsmith.report import (
+    Curve,
+    LayerRow,
+    Record,
+    Requested,
+    Row,
+    Sensitivities,
+    Sensitivity,
+    Verification,
+    verdict,
+    write_report,
+)
 from bitsmith.train import read_json
 
 _VERSIONED = ("bitsmith", "torch", "onnx", "onnxruntime", "numpy", "scipy")
@@ -35,17 +50,16 @@ def summarize(job: Job) -> Record:
     run, recipe, data = job.run, job.recipe, job.task.data
     entries = run.entries()
     rows = [_row(job, entry, blueprint) for entry, blueprint in entries]
-    if run.history(job.float_folder) is not None:
+    if (job.float_folder / "verification.json").exists():
         rows.insert(0, _float_row(job))
-    chosen = next(((e, b) for e, b in entries if e.kind == "found"), entries[0])
-    costs = price(chosen[1].graph, chosen[1].bits)
+    costs = price(entries[0][1].graph, entries[0][1].bits)
     lines = list(dict.fromkeys(", ".join(map(str, line)) for line in recipe.budget_sets()))
     count = len(data.test) if recipe.verify_images is None else min(len(data.test), recipe.verify_images)
     verdicts = [verdict(rows, line, test_images=count) for line in lines]
     return Record(
-        title=recipe.name,
+        title=recipe.name if any(row.trained for row in rows[-len(entries) :]) else f"{recipe.name}, {NOT_TRAINED}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        verdict=" ".join(verdicts),
+        verdict=" ".join([*caution(rows), *verdicts]),
         network={
             "model": recipe.model.spec,
             "input": "x".join(map(str, job.graph.input_shape)),
@@ -61,49 +75,23 @@ def summarize(job: Job) -> Record:
             "test_images": count,
         },
         rows=rows,
-        chosen=chosen[0].name,
-        layers=_layers(chosen[1]),
+        chosen=[entry.slug for entry, _ in entries if entry.kind == "found"],
+        layers={entry.slug: _layers(blueprint) for entry, blueprint in entries},
+        sensitivities={
+            entry.slug: _sensitivities(job, entry.details) for entry, _ in entries if "noise" in entry.details
+        },
         curves=_curves(job, entries),
         requested=[
-            Requested(cost=b.cost, limit=b.limit, obtained=value, met=value <= b.limit)
+            Requested(network=entry.slug, cost=b.cost, limit=b.limit, obtained=value, met=value <= b.limit)
             for entry, blueprint in entries
-            if entry.kind == "found"
             for b in map(Budget.parse, entry.budgets)
             for value in [exact(b.cost, blueprint.graph, blueprint.bits)]
         ],
         verification=[check for entry, _ in entries for check in _verifications(run, entry)],
         environment=environment(recipe.seed),
-        notes=[*job.notes, *_left_out(job, entries), *_flagged(run, entries)],
+        notes=notes(job, entries),
         command=recipe.command,
     )
-
-
-def _left_out(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[str]:
-    """Baselines that the recipe asks for and the run doesn't have: there is no network of that kind in the budget."""
-    present = {(entry.name, entry.budget) for entry, _ in entries}
-    notes = []
-    for budgets in job.recipe.budget_sets():
-        for name in job.recipe.baselines:
-            entry = Entry(name=name, kind="baseline", budgets=tuple(map(str, budgets)))
-            if (name, entry.budget) not in present:
-                file = job.run.folder(entry) / "left_out.json"
-                why = read_json(file, "")["reason"] if file.exists() else "it has not been searched yet"
-                notes.append(f"{entry.title} is not compared: {why}")
-    return notes
-
-
-def _flagged(run: RunFolder, entries: list[tuple[Entry, Blueprint]]) -> list[str]:
-    """Layers that verified here and may still differ on old machines."""
-    notes = []
-    for entry, _ in entries:
-        checks = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")["checks"]
-        layers = [layer for check in checks for layer in check["flagged"]]
-        if layers:
-            notes.append(
-                f"{entry.title}: on x86 machines without VNNI, onnxruntime's sums of {', '.join(layers)} can saturate; "
-                "bit identity is claimed for machines like this one"
-            )
-    return notes
 
 
 def environment(seed: int) -> dict[str, str]:
@@ -128,7 +116,8 @@ def _cpu() -> str:
 
 def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
     folder = job.run.folder(entry)
-    history = job.run.history(folder)
+    trained = job.run.history(folder)
+    history = trained or job.run.post_training(folder)
     if history is None:
         raise RunError(f"{entry.title} is not trained yet; run bitsmith train {job.run.path} first")
     checked = read_json(folder / "verification.json", f"run bitsmith verify {job.run.path} first")
@@ -140,7 +129,7 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
         budget=entry.budget,
         bits=summarize_bits(blueprint),
         costs=price(blueprint.graph, blueprint.bits),
-        epochs=len(curve) + entry.search_epochs,
+        epochs=(len(curve) if trained else 0) + entry.search_epochs,
         seconds=history.seconds + entry.search_seconds,
         seed=job.recipe.seed,
         metric=job.task.metric_name,
@@ -149,30 +138,31 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
         source=checked["source"],
         meets=meets(blueprint, budgets),
         folder=entry.slug,
+        trained=trained is not None,
     )
 
 
 def _float_row(job: Job) -> Row:
+    """The float network: trained by this run, or as its weights were given (then no epochs of ours)."""
     history = job.run.history(job.float_folder)
-    assert history is not None
     checked = read_json(job.float_folder / "verification.json", f"run bitsmith verify {job.run.path} first")
     blueprint = float_blueprint(job.graph)
-    curve = history.curves[f"validation_{job.task.metric_name}"]
     return Row(
-        name="float",
+        name="float" if history else "float as given",
         kind="float",
         budget="",
         bits="float32",
         costs=price(blueprint.graph, blueprint.bits),
-        epochs=len(curve),
-        seconds=history.seconds,
+        epochs=len(history.curves["loss"]) if history else 0,
+        seconds=history.seconds if history else 0,
         seed=job.recipe.seed,
         metric=job.task.metric_name,
-        validation=curve[-1],
+        validation=checked["validation"],
         test=checked["test"],
         source="torch",
         meets=meets(blueprint, [budget for line in job.recipe.budget_sets() for budget in line]),
         folder="float",
+        trained=True,
     )
 
 
@@ -195,43 +185,68 @@ def _layers(blueprint: Blueprint) -> list[LayerRow]:
     ]
 
 
+def _sensitivities(job: Job, details: Mapping[str, Any]) -> Sensitivities:
+    """From what a search kept: layer -> kind -> loss per option, and how noisy these are."""
+    decisions = []
+    for layer, losses in details["sensitivities"].items():
+        weight, activation = job.space.options[layer].weight, job.space.options[layer].activation
+        if len(weight) > 1:
+            decisions.append(Sensitivity(layer=layer, kind="weight", bits=list(weight), loss=losses["weight"]))
+        if len(activation) > 1:
+            loss = losses["activation"]
+            decisions.append(Sensitivity(layer=layer, kind="activation", bits=list(activation), loss=loss))
+    noise = details["noise"]
+    return Sensitivities(
+        decisions=decisions,
+        images=noise["images"],
+        steps=noise["steps"],
+        within=noise["within"],
+        standard_error=noise["standard_error"],
+    )
+
+
 def _only(bits: Bits) -> Options:
     return Options(weight=(bits.weight,), activation=(bits.activation,))
 
 
 def _curves(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[Curve]:
-    curves = []
+    """Losses and scores of all networks in one plot each; what a search expected of a cost in a plot of its own."""
+    curves, searches = [], {}
     for entry, _ in entries:
         if not entry.curves:
             continue
         steps = list(entry.curves["step"])
-        curves.append(
-            Curve(
-                name=f"search {entry.title}: loss", x_label="step", x=steps, series={"loss": list(entry.curves["loss"])}
-            )
-        )
+        searches[entry.title] = steps, list(entry.curves["loss"])
         for name in entry.curves:
             if name.startswith("expected "):
                 cost = name.removeprefix("expected ")
-                series = {key: list(entry.curves[key]) for key in (name, f"limit {cost}")}
+                series: dict[str, list[float | None]] = {
+                    key: list(entry.curves[key]) for key in (name, f"limit {cost}")
+                }
                 curves.append(Curve(name=f"search {entry.title}: {cost}", x_label="step", x=steps, series=series))
     metric = f"validation_{job.task.metric_name}"
-    lines: dict[str, list[float]] = {}
-    losses: dict[str, list[float]] = {}
-    for entry, _ in entries:
-        history = job.run.history(job.run.folder(entry))
-        if history is not None:
-            lines[entry.title], losses[entry.title] = history.curves[metric], history.curves["loss"]
-    floats = job.run.history(job.float_folder)
-    if floats is not None:
-        lines["float"], losses["float"] = floats.curves[metric], floats.curves["loss"]
-    for name, group in ((f"training: validation {job.task.metric_name}", lines), ("training: loss", losses)):
-        longest = max(map(len, group.values()), default=0)
-        series: dict[str, list[float | None]] = {
-            title: [*values, *[None] * (longest - len(values))] for title, values in group.items()
-        }
-        curves.append(Curve(name=name, x_label="epoch", x=[float(i + 1) for i in range(longest)], series=series))
-    return curves
+    folders = {entry.title: job.run.folder(entry) for entry, _ in entries} | {"float": job.float_folder}
+    histories = {title: history for title, folder in folders.items() if (history := job.run.history(folder))}
+    scores = {title: _by_epoch(history.curves[metric]) for title, history in histories.items()}
+    losses = {title: _by_epoch(history.curves["loss"]) for title, history in histories.items()}
+    joined = [
+        _joined("search: loss", "step", searches),
+        _joined(f"training: validation {job.task.metric_name}", "epoch", scores),
+        _joined("training: loss", "epoch", losses),
+    ]
+    return [*curves, *(curve for curve in joined if curve.series)]
+
+
+def _by_epoch(values: list[float]) -> tuple[list[float], list[float]]:
+    return [float(i + 1) for i in range(len(values))], values
+
+
+def _joined(name: str, x_label: str, lines: dict[str, tuple[list[float], list[float]]]) -> Curve:
+    """Lines over axes of their own, over one axis that has all of their places."""
+    places = sorted({x for xs, _ in lines.values() for x in xs})
+    known = {title: dict(zip(xs, values, strict=True)) for title, (xs, values) in lines.items()}
+    values = {title: [at.get(x) for x in places] for title, at in known.items()}
+    return Curve(name=name, x_label=x_label, x=places, series=values)
 
 
 def _verifications(run: RunFolder, entry: Entry) -> list[Verification]:
@@ -240,7 +255,7 @@ def _verifications(run: RunFolder, entry: Entry) -> list[Verification]:
         Verification(
             artefact=f"{entry.slug}/{check['artefact']}",
             images=check["images"],
-            accuracy=min(check["accuracy_onnxruntime"].values()),
+            score=values["test"],
             equal_outputs=check["equal_images"],
             integer_layers=check["integer_layers"],
             float_layers=check["float_layers"],

@@ -1,9 +1,9 @@
-"""The Python face: capture, search, train, export, verify, each one call on plain values.
+"""The Python face: capture, search, train (exported.py: export, verify), each one call on plain values.
 
 captured = bs.capture(net, data.shape)
 space = bs.precision_space(captured, data, weight_bits=(2, 3, 4, 8))
 found = bs.search(task, space, bs.Composite(), budgets=["size=20kB"], float_state=captured.state)
-net = bs.train(task, found.best, state=found.state)
+net = bs.train(task, found.best, state=found.state)  # or, without: bs.quantize(task, found.best, captured.state)
 files = bs.export(net, "run/")
 print(bs.verify(files, data.test))
 """
@@ -11,23 +11,21 @@ print(bs.verify(files, data.test))
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, Bits, Blueprint, Budget, NetworkGraph
 from bitsmith.capture import Captured, capture
 from bitsmith.cost import TARGETS
-from bitsmith.data import DataSet, Split, TensorSplit
-from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
-from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
-from bitsmith.quantize import Network, build, freeze
+from bitsmith.data import DataSet
+from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.quantize import Network, build
 from bitsmith.search import Found, Method, Problem
 from bitsmith.seeding import derive
-from bitsmith.space import Precision, precision
+from bitsmith.space import Pin, Precision, precision
 from bitsmith.train import (
     History,
     Task,
@@ -36,30 +34,9 @@ from bitsmith.train import (
     calibrate,
     fit,
     load_into,
-    load_state,
-    save_state,
+    reestimate_norms,
     silent,
-    write_text,
 )
-
-EXPORTERS = ("onnx",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """What `export` wrote.
-
-    Args:
-        folder: holds all of it.
-        blueprint: blueprint.json.
-        weights: network.safetensors, the trained network.
-        artefacts: format -> file.
-    """
-
-    folder: Path
-    blueprint: Path
-    weights: Path
-    artefacts: Mapping[str, Path]
 
 
 def template(
@@ -85,7 +62,7 @@ def precision_space(
     activation_bits: Sequence[int] = (8,),
     *,
     ends: int | None = 8,
-    pins: Mapping[str, int | Bits] | None = None,
+    pins: Mapping[str, Pin] | None = None,
 ) -> Precision:
     """The space of all bit-widths of a network of yours on your data.
 
@@ -93,7 +70,7 @@ def precision_space(
         net: any torch module that captures, or what `capture` made of it.
         weight_bits, activation_bits: what each layer may take.
         ends: bits of the first and the last layer; None leaves them free.
-        pins: layer -> bits.
+        pins: layer or pattern -> 8, "w4a8", "w4", "a8" or "float"; see `bitsmith.space.resolve_pins`.
 
     Raises:
         CaptureError: the module can't be captured.
@@ -113,6 +90,8 @@ def search(
     float_state: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
+    shared: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
     watch: Watch = silent,
 ) -> Found:
     """Find a blueprint of the space that meets every budget.
@@ -123,6 +102,9 @@ def search(
         budgets: "size=20kB", or Budget values; all are met at once.
         float_state: weights of a trained float network to start from, as `Captured.state`.
         folder: where the search keeps its checkpoint; a killed search goes on from there.
+        shared: where searches that differ in budgets alone keep what doesn't depend on them, such as measured
+            sensitivities, so that the networks of a front are measured once.
+        checkpoint_seconds: how often it is written; also at the end of every epoch and on Ctrl-C.
 
     Raises:
         BudgetError: no blueprint meets the budgets; says what is reachable and what binds.
@@ -131,17 +113,8 @@ def search(
     limits = [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets]
     if not limits:
         raise BudgetError("give at least one budget, such as size=20kB")
-    if target not in TARGETS:
-        raise RecipeError(f"unknown target {target!r}; known are {', '.join(TARGETS)}")
-    if space.template.stream_bits != FLOAT:  # networks with float sums, as published, claim no target
-        TARGETS[target].check(space.options)
-    blind = Task(
-        data=task.data.without_test(),
-        loss=task.loss,
-        metric=task.metric,
-        augment=task.augment,
-        label_smoothing=task.label_smoothing,
-    )
+    check_target(space, target)
+    blind = replace(task, data=task.data.without_test())
     return method.search(
         Problem(
             task=blind,
@@ -150,9 +123,23 @@ def search(
             seed=seed,
             float_state=float_state,
             folder=Path(folder) if folder else None,
+            shared=Path(shared) if shared else None,
+            checkpoint_seconds=checkpoint_seconds,
             watch=watch,
         )
     )
+
+
+def check_target(space: Precision, target: str) -> None:
+    """Refuse a space with bits that a target can't hold.
+
+    Raises:
+        RecipeError: an unknown target; a bit-width that it doesn't run, such as a layer pinned to float.
+    """
+    if target not in TARGETS:
+        raise RecipeError(f"unknown target {target!r}; known are {', '.join(TARGETS)}")
+    if space.template.stream_bits != FLOAT:  # networks with float sums, as published, claim no target
+        TARGETS[target].check(space.options)
 
 
 def train(
@@ -164,7 +151,9 @@ def train(
     state: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     stage: str = "train",
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
     watch: Watch = silent,
     history: History | None = None,
 ) -> Network:
@@ -175,6 +164,8 @@ def train(
     Args:
         float_state: start from the weights of a trained float network; its steps are calibrated.
         state: start from a whole trained state, such as `Found.state`.
+        teacher: the trained network that `plan.distill` learns from.
+        checkpoint: file to continue from and to write, every `checkpoint_seconds` and at the end of every epoch.
         history: filled with the curves, if given.
 
     Raises:
@@ -189,91 +180,47 @@ def train(
         if float_state is not None:
             network.load_float(float_state)
         calibrate(network, task.data.training, batch_size=plan.batch_size, seed=derive(seed, "calibrate"))
-    done = fit(network, task, plan, seed=seed, stage=stage, checkpoint=checkpoint, watch=watch)
+    done = fit(
+        network,
+        task,
+        plan,
+        seed=seed,
+        stage=stage,
+        teacher=teacher,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        watch=watch,
+    )
     if history is not None:
         history.seconds, history.curves = done.seconds, done.curves
     return network.eval()
 
 
-def export(network: Network, folder: str | Path, formats: Sequence[str] = ("onnx",)) -> Files:
-    """Write a trained network to files that run as integers.
+def quantize(
+    task: Task,
+    blueprint: Blueprint,
+    float_state: Mapping[str, Tensor],
+    *,
+    batches: int = 20,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> Network:
+    """The network of a blueprint after training alone: float weights rounded, nothing trained at these bits.
 
-    Writes blueprint.json, network.safetensors and one artefact per format, each under a temporary name first.
-
-    Raises:
-        ExportError: an unknown format, or a network with float layers.
-    """
-    folder = Path(folder)
-    unknown = [name for name in formats if name not in EXPORTERS]
-    if unknown:
-        raise ExportError(f"unknown format {', '.join(unknown)}; known are {', '.join(EXPORTERS)}")
-    blueprint = network.blueprint
-    if blueprint is None:
-        raise ExportError("this network was not made by build(blueprint), so there is nothing to export it by")
-    program = lower(freeze(network, blueprint), blueprint)
-    files = files_of(folder)
-    write_text(files.blueprint, blueprint.to_json())
-    save_state(network.state_dict(), files.weights)
-    return Files(
-        folder=folder,
-        blueprint=files.blueprint,
-        weights=files.weights,
-        artefacts={"onnx": write_onnx(program, folder / "model.onnx")},
-    )
-
-
-def files_of(folder: str | Path) -> Files:
-    """The files of an exported network in a folder, whether they are there yet or not."""
-    folder = Path(folder)
-    return Files(
-        folder=folder,
-        blueprint=folder / "blueprint.json",
-        weights=folder / "network.safetensors",
-        artefacts={"onnx": folder / "model.onnx"},
-    )
-
-
-def load(folder: str | Path) -> Network:
-    """The trained network that a folder holds, rebuilt from its blueprint without its author's code.
-
-    Raises:
-        RunError: files missing or damaged.
-    """
-    files = files_of(folder)
-    try:
-        blueprint = Blueprint.from_json(files.blueprint.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{files.blueprint} is missing; search or export first") from error
-    network = build(blueprint)
-    load_into(network, load_state(files.weights), str(files.weights))
-    return network.eval()
-
-
-def verify(files: Files | str | Path, split: Split, *, limit: int | None = None) -> Verification:
-    """Compare PyTorch, the integer reference and the ONNX file, layer by layer, on real inputs.
+    Steps are calibrated and BatchNorm's statistics re-estimated on training images. What it loses against the float
+    network, `train` of the same blueprint usually has to win back: compare both before you rely on either.
 
     Args:
-        split: labeled inputs that nothing was chosen by, usually the test split.
-        limit: check at most so many of them.
+        float_state: weights of a trained float network, as `Captured.state`.
+        batches: for re-estimating BatchNorm.
 
     Raises:
-        RunError, VerifyError: files missing or damaged. A file that computes something else is not an error here:
-            the result's `ok` is False and its `problems` say what.
+        RunError: a state of another network.
     """
-    files = files if isinstance(files, Files) else files_of(files)
-    network = load(files.folder)
-    assert network.blueprint is not None
-    if FLOAT in (*(bits.weight for bits in network.blueprint.bits.values()), network.blueprint.stream_bits):
-        raise RunError(f"{files.folder} holds a network with float layers; there is no integer file to verify")
-    frozen = freeze(network, network.blueprint)
-    program = lower(frozen, network.blueprint)
-    images, labels = raw_inputs(split, limit)
-    return verify_onnx(files.artefacts["onnx"], frozen, program, images, labels)
-
-
-def raw_inputs(split: Split, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """What artefacts take: uint8 pixels of a TensorSplit, float inputs of the user's loaders; and the labels."""
-    if isinstance(split, TensorSplit):
-        return split.images[:limit].numpy(), split.labels[:limit].numpy()
-    parts = list(split.batches(batch_size=500))
-    return torch.cat([x for x, _ in parts])[:limit].numpy(), torch.cat([y for _, y in parts])[:limit].numpy()
+    torch.manual_seed(derive(seed, "weights"))
+    network = build(blueprint)
+    network.load_float(float_state)
+    data, seed = task.data.training, derive(seed, "calibrate")
+    calibrate(network, data, batch_size=batch_size, seed=seed)
+    reestimate_norms(network, data, batches=batches, batch_size=batch_size, seed=seed)
+    return network.eval()

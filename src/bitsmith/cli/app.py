@@ -1,0 +1,71 @@
+"""The program: its commands as a group, its errors as one message each.
+
+Exit codes: 0 done; 1 the input can't be used, a budget can't be met or a file is not what was trained; 2 wrong usage;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+import bitsmith
+from bitsmith.cli.settings import typed_command
+from bitsmith.cli.show import err
+from bitsmith.errors import BitsmithError
+
+
+class _InterruptedError(BaseException):
+    """Ctrl-C in a command; not a KeyboardInterrupt, which typer would answer in its own way."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Search low-precision convolutional networks under hard budgets; get files that run as integers, verified.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(bitsmith.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; every error is one message."""
+    # Libraries talk to developers by warnings; what users must know, we say ourselves.
+    warnings.filterwarnings("ignore")
+    try:
+        app()
+    except BitsmithError as error:
+        sys.exit(_fail(str(error), 1))
+    except _InterruptedError:
+        sys.exit(_fail(f"interrupted; what was finished is kept. Go on with: {typed_command()}", 130))
+    except MemoryError:
+        sys.exit(_fail("out of memory; use a smaller batch size", 1))
+    except OSError as error:
+        sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1))
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
+    return code

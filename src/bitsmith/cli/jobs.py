@@ -1,0 +1,304 @@
+"""Commands that make a run folder: run, search, quantize."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bitsmith import pipeline
+from bitsmith.cli.app import app
+from bitsmith.cli.options import (
+    ActivationBits,
+    Arithmetic,
+    AsJson,
+    AugmentWord,
+    Budgets,
+    ClassWeights,
+    Compile,
+    Data,
+    Device,
+    Distill,
+    Download,
+    Ema,
+    Ends,
+    Limit,
+    Lr,
+    MetricName,
+    Model,
+    Output,
+    Pins,
+    Positive,
+    Quantizer,
+    Quiet,
+    Seed,
+    Shape,
+    SkipBad,
+    TargetName,
+    WeightBits,
+    Weights,
+    parse_class_weights,
+    parse_shape,
+    space_section,
+)
+from bitsmith.cli.settings import build, override
+from bitsmith.cli.show import announce, out, print_report, progress, say
+from bitsmith.cost import price
+from bitsmith.errors import RecipeError, RunError
+from bitsmith.pipeline import Job, RunFolder
+from bitsmith.recipe import read_recipe
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe.")],
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/RECIPE.")] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set than the recipe's.")] = None,
+    shape: Shape = None,
+    limit: Limit = None,
+    augment: AugmentWord = None,
+    skip_bad: SkipBad = False,
+    download: Download = False,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
+    lr: Lr = None,
+    distill: Distill = None,
+    ema: Ema = None,
+    seed: Seed = None,
+    device: Device = None,
+    compile_mode: Compile = None,
+    precision: Arithmetic = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole job of a recipe: search, train, export, verify, report. Run again, it goes on where it was."""
+    values = override(
+        read_recipe(recipe),
+        data=data,
+        shape=parse_shape(shape),
+        limit=limit,
+        augment=augment,
+        skip_bad=skip_bad or None,
+        download=download or None,
+        epochs=epochs,
+        lr=lr,
+        distill=distill,
+        ema=ema,
+        seed=seed,
+        device=device,
+        compile=compile_mode,
+        precision=precision,
+    )
+    folder = RunFolder.create(out_folder or Path("runs") / recipe.stem, values)
+    tell = say(quiet or as_json)
+    with pipeline.locked(folder.path):
+        job = pipeline.prepare(folder, tell)
+        announce(job, tell)
+        with progress(quiet or as_json) as watch:
+            pipeline.train_float(job, watch)
+            pipeline.search(job, watch, tell)
+            pipeline.train(job, watch, tell)
+        _prove(job, quiet, as_json)
+
+
+@app.command()
+def search(
+    model: Model,
+    data: Data,
+    budget: Budgets,
+    out_folder: Annotated[Path, typer.Option("--out", help="Run folder to make.")],
+    shape: Shape = None,
+    weights: Weights = None,
+    output: Output = None,
+    limit: Limit = None,
+    augment: AugmentWord = None,
+    skip_bad: SkipBad = False,
+    download: Download = False,
+    metric: MetricName = None,
+    positive: Positive = None,
+    class_weights: ClassWeights = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="0..1.")] = None,
+    weight_bits: WeightBits = "2,3,4,8",
+    activation_bits: ActivationBits = "8",
+    pin: Pins = None,
+    ends: Ends = "8",
+    quantizer: Quantizer = None,
+    target: TargetName = None,
+    method: Annotated[
+        str, typer.Option(help="composite, sensitivity, grid, uniform, random, or package.module:Name.")
+    ] = "composite",
+    as_published: Annotated[bool, typer.Option(help="Composite as its paper has it.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the search.")] = None,
+    train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
+    float_epochs: Annotated[int | None, typer.Option(help="Train the float network first; default: don't.")] = None,
+    lr: Lr = None,
+    distill: Distill = None,
+    ema: Ema = None,
+    seed: Seed = None,
+    device: Device = None,
+    compile_mode: Compile = None,
+    precision: Arithmetic = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find bit-widths inside every budget; the first stage of a run folder. Then: bitsmith train FOLDER."""
+    recipe = build(
+        {
+            "name": out_folder.resolve().name,
+            "space": space_section(weight_bits, activation_bits, ends, pin),
+            "budgets": [budget],
+            "method": method_section(method, as_published, epochs),
+            "baselines": [] if method in ("uniform", "random") else ["uniform", "uniform+fill"],
+            "start": "scratch" if as_published else "auto",
+        },
+        model=model,
+        weights=weights,
+        output=output,
+        data=data,
+        shape=parse_shape(shape),
+        limit=limit,
+        augment=augment,
+        skip_bad=skip_bad or None,
+        download=download or None,
+        metric=metric,
+        positive=positive,
+        class_weights=parse_class_weights(class_weights),
+        label_smoothing=label_smoothing,
+        quantizer=quantizer,
+        target=target,
+        epochs=train_epochs,
+        float_epochs=float_epochs or None,
+        lr=lr,
+        distill=distill,
+        ema=ema,
+        seed=seed,
+        device=device,
+        compile=compile_mode,
+        precision=precision,
+    )
+    folder = RunFolder.create(out_folder, recipe)
+    tell = say(quiet or as_json)
+    with pipeline.locked(folder.path):
+        job = pipeline.prepare(folder, tell)
+        announce(job, tell)
+        with progress(quiet or as_json) as watch:
+            pipeline.train_float(job, watch)
+            pipeline.search(job, watch, tell)
+    if as_json:
+        found = [
+            {
+                "name": entry.name,
+                "budget": entry.budget,
+                "costs": price(blueprint.graph, blueprint.bits),
+                "bits": {name: [bits.weight, bits.activation] for name, bits in blueprint.bits.items()},
+            }
+            for entry, blueprint in folder.entries()
+        ]
+        print(json.dumps(found, indent=1))
+    elif not quiet:
+        out.print(f"Next: bitsmith train {escape(shlex.quote(str(out_folder)))}", soft_wrap=True)
+
+
+@app.command()
+def quantize(
+    model: Model,
+    data: Data,
+    budget: Budgets,
+    weights: Weights = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; default runs/MODEL-post-training.")
+    ] = None,
+    shape: Shape = None,
+    output: Output = None,
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    download: Download = False,
+    metric: MetricName = None,
+    positive: Positive = None,
+    weight_bits: WeightBits = "2,3,4,8",
+    activation_bits: ActivationBits = "8",
+    pin: Pins = None,
+    ends: Ends = "8",
+    quantizer: Quantizer = None,
+    train_epochs: Annotated[int | None, typer.Option(help="Epochs of bitsmith train, should it go on.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """A first look without training: calibrate, allocate bits by measured sensitivity, export, verify, report.
+
+    The folder is an ordinary run: bitsmith train FOLDER goes on from it.
+    """
+    if weights is None:
+        raise RecipeError(
+            "post-training quantization needs a trained network: give its weights as --weights FILE; from random "
+            "weights the result would mean nothing (bitsmith search trains from scratch)"
+        )
+    recipe = build(
+        {
+            "name": model,
+            "space": space_section(weight_bits, activation_bits, ends, pin),
+            "budgets": [budget],
+            "method": {"name": "sensitivity"},
+            "baselines": ["uniform+fill"],
+            "start": "float",
+        },
+        model=model,
+        weights=weights,
+        output=output,
+        data=data,
+        shape=parse_shape(shape),
+        limit=limit,
+        skip_bad=skip_bad or None,
+        download=download or None,
+        metric=metric,
+        positive=positive,
+        quantizer=quantizer,
+        epochs=train_epochs,
+        seed=seed,
+        device=device,
+    )
+    default = Path("runs") / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', model)}-post-training"
+    folder = RunFolder.create(out_folder or default, recipe)
+    tell = say(quiet or as_json)
+    with pipeline.locked(folder.path):
+        job = pipeline.prepare(folder, tell)
+        pipeline.check_budgets(job)
+        pipeline.require_float(job)
+        with progress(quiet or as_json) as watch:
+            pipeline.search(job, watch, tell)
+            pipeline.quantize(job, watch, tell)
+        _prove(job, quiet, as_json)
+
+
+def _prove(job: Job, quiet: bool, as_json: bool) -> None:
+    """The stages after the last weight is set: export, verify, report."""
+    tell = say(quiet or as_json)
+    pipeline.export(job.run, say=tell)
+    fine = pipeline.verify(job, tell)
+    page = pipeline.report(job)
+    print_report(page, quiet, as_json)
+    if not fine:
+        raise RunError(f"a file does not compute what was trained; see {page}")
+
+
+def method_section(name: str, as_published: bool, epochs: int | None) -> dict[str, Any]:
+    """The recipe's method from the options about it."""
+    settings: dict[str, Any] = {"name": name}
+    if name == "grid" and not as_published and epochs is not None:  # of each blueprint
+        return settings | {"plan": {"epochs": epochs}}
+    if name != "composite":
+        if as_published or epochs is not None:
+            raise RecipeError(
+                f"--as-published belongs to --method composite, --epochs to composite and grid, not to {name!r}"
+            )
+        return settings
+    if as_published:  # the paper's training: SGD, lr .1, a tenth after every 10 epochs (25 of them)
+        plan = {"epochs": epochs or 25, "batch_size": 256}
+        return settings | {"as_published": True, "plan": plan, "architecture_lr": 0.01}
+    return settings | ({"plan": {"epochs": epochs}} if epochs is not None else {})

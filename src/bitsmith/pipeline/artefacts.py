@@ -1,0 +1,80 @@
+"""Export and verify: the files of every trained network of a run, and the proof that they compute what was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bitsmith.deploy import Verification
+from bitsmith.errors import RunError
+from bitsmith.pipeline import exported
+from bitsmith.pipeline.folder import RunFolder
+from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
+from bitsmith.pipeline.lock import locked
+from bitsmith.pipeline.post import NOT_TRAINED
+from bitsmith.pipeline.traits import is_integer
+from bitsmith.train import evaluate, write_json
+
+
+def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet) -> None:
+    """Write the artefacts of every trained network; float networks have none and are named."""
+    with locked(run.path):
+        for entry, blueprint in run.entries():
+            folder = run.folder(entry)
+            trained = run.history(folder) is not None
+            if not trained and run.post_training(folder) is None:
+                raise RunError(f"{entry.title} is not trained yet; run bitsmith train {run.path} first")
+            if not is_integer(blueprint):
+                say(f"{entry.title}: has float layers by its method, so there is no integer file to write")
+                continue
+            files = exported.export(
+                exported.load(folder), folder, formats, properties=None if trained else {"training": NOT_TRAINED}
+            )
+            for name, path in files.artefacts.items():
+                mark = "" if trained else f", {NOT_TRAINED}"
+                say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
+
+
+def verify(job: Job, say: Say = quiet) -> bool:
+    """Verify every artefact on test images; writes verification.json. False where one is not what was trained."""
+    with locked(job.run.path):
+        return _verify(job, say)
+
+
+def _verify(job: Job, say: Say) -> bool:
+    fine = True
+    for entry, blueprint in job.run.entries():
+        folder = job.run.folder(entry)
+        if not is_integer(blueprint):
+            network = exported.load(folder)
+            score, _ = evaluate(network, job.task.data.test, job.task)
+            write_json(folder / "verification.json", {"test": score, "source": "torch", "checks": []})
+            continue
+        if not (folder / "model.onnx").exists():
+            raise RunError(f"{folder / 'model.onnx'} is missing; run bitsmith export {job.run.path} first")
+        checked = exported.verify(folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score)
+        fine = fine and checked.ok
+        values = dataclasses.asdict(checked) | {"ok": checked.ok, "artefact": "model.onnx"}
+        score = min(checked.scores.values())  # equal at all levels where the file is right
+        write_json(folder / "verification.json", {"test": score, "source": "onnx", "checks": [values]})
+        say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
+    floats = float_state(job)
+    if floats is not None:
+        network = float_network(job, floats)
+        score, _ = evaluate(network, job.task.data.test, job.task)
+        validation, _ = evaluate(network, job.task.data.validation, job.task)
+        values = {"test": score, "validation": validation, "source": "torch", "checks": []}
+        write_json(job.float_folder / "verification.json", values)
+    return fine
+
+
+def describe(checked: Verification, metric: str = "accuracy") -> str:
+    """A verification in a sentence; `metric` names its scores."""
+    scored = f"{100 * checked.accuracy_reference:.2f} %"
+    if metric != "accuracy" and checked.scores:
+        scored = f"{metric} {100 * min(checked.scores.values()):.2f} %, accuracy {scored}"
+    if checked.ok:
+        flagged = f"; on x86 without VNNI {', '.join(checked.flagged)} may differ" if checked.flagged else ""
+        return (
+            f"verified on {checked.images:,} images, {scored}, all {checked.integer_layers} layers as integers{flagged}"
+        )
+    return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)

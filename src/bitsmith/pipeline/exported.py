@@ -1,0 +1,130 @@
+"""The files of one network: export, load, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bitsmith.blueprint import FLOAT, Blueprint
+from bitsmith.data import Split
+from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
+from bitsmith.errors import ExportError, RunError
+from bitsmith.quantize import Network, build, freeze
+from bitsmith.train import Metric, load_into, load_state, save_state, write_text
+
+EXPORTERS = ("onnx",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What `export` wrote.
+
+    Args:
+        folder: holds all of it.
+        blueprint: blueprint.json.
+        weights: network.safetensors, the trained network.
+        artefacts: format -> file.
+    """
+
+    folder: Path
+    blueprint: Path
+    weights: Path
+    artefacts: Mapping[str, Path]
+
+
+def export(
+    network: Network,
+    folder: str | Path,
+    formats: Sequence[str] = ("onnx",),
+    *,
+    properties: Mapping[str, str] | None = None,
+) -> Files:
+    """Write a trained network to files that run as integers.
+
+    Writes blueprint.json, network.safetensors and one artefact per format, each under a temporary name first.
+
+    Args:
+        properties: what the artefact's metadata says besides its own: {"training": "post-training (not trained)"}.
+
+    Raises:
+        ExportError: an unknown format, or a network with float layers.
+    """
+    folder = Path(folder)
+    unknown = [name for name in formats if name not in EXPORTERS]
+    if unknown:
+        raise ExportError(f"unknown format {', '.join(unknown)}; known are {', '.join(EXPORTERS)}")
+    blueprint = network.blueprint
+    if blueprint is None:
+        raise ExportError("this network was not made by build(blueprint), so there is nothing to export it by")
+    program = lower(freeze(network, blueprint), blueprint)
+    files = files_of(folder)
+    write_text(files.blueprint, blueprint.to_json())
+    save_state(network.state_dict(), files.weights)
+    return Files(
+        folder=folder,
+        blueprint=files.blueprint,
+        weights=files.weights,
+        artefacts={"onnx": write_onnx(program, folder / "model.onnx", properties)},
+    )
+
+
+def files_of(folder: str | Path) -> Files:
+    """The files of an exported network in a folder, whether they are there yet or not."""
+    folder = Path(folder)
+    return Files(
+        folder=folder,
+        blueprint=folder / "blueprint.json",
+        weights=folder / "network.safetensors",
+        artefacts={"onnx": folder / "model.onnx"},
+    )
+
+
+def load(folder: str | Path) -> Network:
+    """The trained network that a folder holds, rebuilt from its blueprint without its author's code.
+
+    Raises:
+        RunError: files missing or damaged.
+    """
+    files = files_of(folder)
+    try:
+        blueprint = Blueprint.from_json(files.blueprint.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{files.blueprint} is missing; search or export first") from error
+    network = build(blueprint)
+    load_into(network, load_state(files.weights), str(files.weights))
+    return network.eval()
+
+
+def verify(
+    files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
+) -> Verification:
+    """Compare PyTorch, the integer reference and the ONNX file, layer by layer, on real inputs.
+
+    Args:
+        split: labeled inputs that nothing was chosen by, usually the test split.
+        limit: check at most so many of them.
+        score: (logits, labels) -> a number that the result keeps for the file, such as `Task.score`.
+
+    Raises:
+        RunError, VerifyError: files missing or damaged. A file that computes something else is not an error here:
+            the result's `ok` is False and its `problems` say what.
+    """
+    files = files if isinstance(files, Files) else files_of(files)
+    network = load(files.folder)
+    assert network.blueprint is not None
+    if FLOAT in (*(bits.weight for bits in network.blueprint.bits.values()), network.blueprint.stream_bits):
+        raise RunError(f"{files.folder} holds a network with float layers; there is no integer file to verify")
+    frozen = freeze(network, network.blueprint)
+    program = lower(frozen, network.blueprint)
+    images, labels = split.raw(limit)
+    return verify_onnx(
+        files.artefacts["onnx"],
+        frozen,
+        program,
+        images,
+        labels,
+        score=score and (lambda outputs, labels: score(torch.from_numpy(outputs), torch.from_numpy(labels))),
+    )

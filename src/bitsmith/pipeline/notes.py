@@ -1,0 +1,96 @@
+"""What a report says beside its numbers: what is missing, what was not trained, what can't be believed."""
+
+from __future__ import annotations
+
+from bitsmith.blueprint import Blueprint
+from bitsmith.files import read_json
+from bitsmith.pipeline.folder import Entry, RunFolder
+from bitsmith.pipeline.job import Job
+from bitsmith.pipeline.post import NOT_TRAINED
+from bitsmith.report import Row
+
+Entries = list[tuple[Entry, Blueprint]]
+
+
+def notes(job: Job, entries: Entries) -> list[str]:
+    """All notes of a verified run."""
+    return [*job.notes, *_left_out(job, entries), *_gains(job, entries), *_noise(entries), *_flagged(job.run, entries)]
+
+
+def caution(rows: list[Row]) -> list[str]:
+    """What the verdict opens with where networks were not trained at their bits."""
+    untrained = [row for row in rows if not row.trained]
+    if not untrained:
+        return []
+    which = (
+        "All low-precision networks are"
+        if len(untrained) == len([r for r in rows if r.kind != "float"])
+        else (f"{', '.join(dict.fromkeys(row.name for row in untrained))} are")
+    )
+    return [f"{which} {NOT_TRAINED}."]
+
+
+def _left_out(job: Job, entries: Entries) -> list[str]:
+    """Baselines that the recipe asks for and the run doesn't have: there is no network of that kind in the budget."""
+    present = {(entry.name, entry.budget) for entry, _ in entries}
+    notes = []
+    for budgets in job.recipe.budget_sets():
+        for name in job.recipe.baselines:
+            entry = Entry(name=name, kind="baseline", budgets=tuple(map(str, budgets)))
+            if (name, entry.budget) not in present:
+                file = job.run.folder(entry) / "left_out.json"
+                why = read_json(file, "")["reason"] if file.exists() else "it has not been searched yet"
+                notes.append(f"{entry.title} is not compared: {why}")
+    return notes
+
+
+def _gains(job: Job, entries: Entries) -> list[str]:
+    """What training brought to each network that was quantized without it before; or that nobody has measured it."""
+    metric = f"validation_{job.task.metric_name}"
+    notes, waiting = [], []
+    for entry, _ in entries:
+        folder = job.run.folder(entry)
+        before, after = job.run.post_training(folder), job.run.history(folder)
+        if before and after:
+            notes.append(
+                f"{entry.title}: validation {job.task.metric_name} {100 * before.curves[metric][-1]:.2f} % "
+                f"{NOT_TRAINED}, {100 * after.curves[metric][-1]:.2f} % after training"
+            )
+        elif before:
+            waiting.append(entry.title)
+    if waiting:
+        which = "all" if len(waiting) == len(entries) else "; ".join(waiting)
+        notes.append(
+            f"{NOT_TRAINED}: {which}. What training would gain here is unknown until it is measured: "
+            f"bitsmith train {job.run.path} goes on from here"
+        )
+    return notes
+
+
+def _noise(entries: Entries) -> list[str]:
+    """How far measured sensitivities can be believed; once for a front that shares them."""
+    found = []
+    for entry, _ in entries:
+        noise = entry.details.get("noise")
+        if noise and noise["within"] is not None:
+            found.append(
+                f"{entry.name}: {noise['within']} of {noise['steps']} steps between bit-widths change the loss by less "
+                f"than two standard errors over {noise['images']:,} images, so their order may be chance"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _flagged(run: RunFolder, entries: Entries) -> list[str]:
+    """Layers that verified here and may still differ on old machines."""
+    found = []
+    for entry, _ in entries:
+        checks = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")["checks"]
+        layers = [layer for check in checks for layer in check["flagged"]]
+        if layers:
+            found.append(f"{', '.join(layers)} ({entry.title})")
+    if not found:
+        return []
+    return [
+        "On x86 machines without VNNI, onnxruntime's sums of some layers can saturate, so that bit identity is claimed "
+        f"for machines like this one: {'; '.join(found)}"
+    ]
