@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: demo test test-all check install clean
+.PHONY: demo test test-all check install browser clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("bitsmith needs Python 3.11 or later; set PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -22,8 +22,16 @@ demo: $(INSTALLED)
 	fi
 	$(BIN)/bitsmith run recipes/demo.yaml --out runs/demo
 
+# A browser for the tests of the report; without one they are skipped and say so.
+browser:
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+		&& [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
+		(apt-get update -qq && apt-get install -y -qq chromium) >/dev/null 2>&1 \
+		|| echo "The package chromium could not be installed; the tests of the report in a browser will be skipped."; \
+	fi
+
 # Format, lint, types, import rules and tests with reduced counts.
-check: $(INSTALLED)
+check: $(INSTALLED) browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -33,7 +41,7 @@ check: $(INSTALLED)
 test: check
 
 # The same tests with full counts.
-test-all: $(INSTALLED)
+test-all: $(INSTALLED) browser
 	BITSMITH_TESTS=full $(BIN)/python -m pytest --timeout 3600
 
 clean:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bitsmith.report import Curve, LayerRow, Record, Requested, Row, Verification
+from bitsmith.report import Curve, LayerRow, Record, Requested, Row, Sensitivities, Sensitivity, Verification
 
 LAYERS = ["stem", *(f"stage{s}.{b}.conv{c}" for s in (1, 2, 3) for b in (0,) for c in (1, 2)), "down2", "down3", "fc"]
 
@@ -16,9 +16,21 @@ def make_row(name="composite", kind="found", test=0.912, size=19_900.0, **change
         name=name, kind=kind, budget=budget, bits="w1-8 a8",
         costs={"params": 78_000.0, "size": size, "bitops": size * 9e3, "avg_bits": 2.5},
         epochs=30.0, seconds=1530.5, seed=0, metric="accuracy", validation=0.915, test=test, source="onnx",
-        meets=meets, folder=f"networks/{name.replace(' ', '-')}",
+        meets=meets, folder="", trained=True,
     )  # fmt: skip
-    return replace(row, **changes)
+    row = replace(row, **changes)
+    unique = "-".join(text for text in (row.name, row.budget, str(row.seed) if row.seed else "") if text)
+    return replace(row, folder=row.folder or unique.replace(" ", "-"))
+
+
+def make_layers(weight_bits) -> list[LayerRow]:
+    return [
+        LayerRow(
+            name=name, kind="linear" if name == "fc" else "conv", weights=1000 + 900 * i, macs=1_000_000 - 90_000 * i,
+            weight_bits=bits, activation_bits=8, shares={"size": (i + 1) / 55, "bitops": (10 - i) / 55},
+        )
+        for i, (name, bits) in enumerate(zip(LAYERS, weight_bits, strict=True))
+    ]  # fmt: skip
 
 
 def make_record(**changes) -> Record:
@@ -37,16 +49,20 @@ def make_record(**changes) -> Record:
             make_row("random", "baseline", 0.899, 18_100.0),
             make_row(),
         ],
-        chosen="composite",
-        layers=[
-            LayerRow(
-                name=name, kind="linear" if name == "fc" else "conv", weights=1000 + 900 * i,
-                macs=1_000_000 - 90_000 * i,
-                weight_bits=(8, 4, 2, 2, 1, 2, 1, 4, 4, 8)[i], activation_bits=8,
-                shares={"size": (i + 1) / 55, "bitops": (10 - i) / 55},
+        chosen=["composite-size=20kB"],
+        layers={
+            "uniform-2-size=20kB": make_layers((8, 2, 2, 2, 2, 2, 2, 2, 2, 8)),
+            "composite-size=20kB": make_layers((8, 4, 2, 2, 1, 2, 1, 4, 4, 8)),
+        },
+        sensitivities={
+            "composite-size=20kB": Sensitivities(
+                decisions=[
+                    Sensitivity(layer=name, kind="weight", bits=[1, 2, 4], loss=[loss / i for loss in (1.2, 1.05, 1)])
+                    for i, name in enumerate(LAYERS[1:-1], start=1)
+                ],
+                images=4096, steps=16, within=5, standard_error=0.004,
             )
-            for i, name in enumerate(LAYERS)
-        ],
+        },
         curves=[
             Curve(
                 name="Training", x_label="epoch", x=epochs,
@@ -57,10 +73,10 @@ def make_record(**changes) -> Record:
                 series={"size": [max(19_800.0, 60_000.0 - 2_200.0 * e) for e in epochs]},
             ),
         ],
-        requested=[Requested(cost="size", limit=20_000.0, obtained=19_900.0, met=True)],
+        requested=[Requested(network="composite-size=20kB", cost="size", limit=20_000.0, obtained=19_900.0, met=True)],
         verification=[
             Verification(
-                artefact="model.onnx", images=10_000, accuracy=0.912,
+                artefact="model.onnx", images=10_000, score=0.912,
                 equal_outputs={"DISABLE_ALL": 10_000, "BASIC": 10_000, "EXTENDED": 10_000, "ALL": 10_000},
                 integer_layers=10, float_layers=0, first_difference=None, ok=True, level="bit-identical",
             )
@@ -69,7 +85,37 @@ def make_record(**changes) -> Record:
         notes=["One seed: the comparison is indicative."],
         command="bitsmith run cifar10.yaml --budget size=20kB --seed 0",
     )  # fmt: skip
-    return replace(record, **changes)
+    # What speaks of a row that is not there any more goes too.
+    folders = {row.folder for row in changes.get("rows", record.rows)}
+    kept = {
+        "chosen": [folder for folder in record.chosen if folder in folders],
+        "layers": {folder: layers for folder, layers in record.layers.items() if folder in folders},
+        "sensitivities": {folder: it for folder, it in record.sensitivities.items() if folder in folders},
+        "requested": [line for line in record.requested if line.network in folders],
+    }
+    return replace(record, **(kept | changes))
+
+
+def make_hostile(text) -> Record:
+    """The sample with every free text replaced."""
+    sample = make_record()
+    return replace(
+        sample,
+        title=text, verdict=text, network={text: text}, data={text: text, "test_images": 100}, chosen=[f"{text}5"],
+        rows=[replace(r, name=text, bits=text, metric=text, folder=f"{text}{i}") for i, r in enumerate(sample.rows)],
+        layers={f"{text}5": [replace(layer, name=text, kind=text) for layer in sample.layers["composite-size=20kB"]]},
+        sensitivities={
+            f"{text}5": replace(measured, decisions=[replace(decision, layer=text) for decision in measured.decisions])
+            for measured in sample.sensitivities.values()
+        },
+        requested=[replace(line, network=f"{text}5") for line in sample.requested],
+        curves=[Curve(name=text, x_label=text, x=[1.0, 2.0], series={text: [1.0, 2.0]}, limits={text: 1.5})],
+        verification=[
+            replace(v, artefact=text, level=text, equal_outputs={text: 1}, first_difference=text, ok=False)
+            for v in sample.verification
+        ],
+        environment={text: text}, notes=[text], command=text,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -80,3 +126,8 @@ def row():
 @pytest.fixture
 def record():
     return make_record
+
+
+@pytest.fixture
+def hostile():
+    return make_hostile

@@ -1,12 +1,15 @@
 import math
+import re
 from dataclasses import replace
 
 import plotly.graph_objects as go
 import pytest
 
 from bitsmith.report import Curve
-from bitsmith.report.figures import accuracy_figures, curve_figure, layer_figure
+from bitsmith.report.accuracy import FIXED, accuracy_figures
+from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
 
+CHOSEN = "composite-size=20kB"
 NASTY = '<b>x</b><a href="javascript:alert(1)">%{y}</a> & "q"'
 ESCAPED = '&lt;b&gt;x&lt;/b&gt;&lt;a href="javascript:alert(1)"&gt;%{y}&lt;/a&gt; &amp; "q"'
 
@@ -29,17 +32,21 @@ def traces(figure):
 def test_accuracy_points_lie_where_the_rows_say(record):
     (figure,) = accuracy_figures(record())
     points = traces(figure)
-    found = points["found by search"]
+    found = points["composite"]
     assert (found["x"], found["y"]) == ([19_900.0], [pytest.approx(91.2)])
     assert found["error_y"]["array"] == [pytest.approx(196 * math.sqrt(0.912 * 0.088 / 10_000))]
     low, high = figure.plot["layout"]["yaxis"]["range"]
     assert low < 89.7 - 196 * math.sqrt(0.897 * 0.103 / 10_000)  # the lowest bar fits in
     assert high > 92.54 + 196 * math.sqrt(0.9254 * 0.0746 / 10_000)
-    baselines = points["baselines"]
-    assert dict(zip(baselines["x"], baselines["marker"]["symbol"], strict=True)) == {
-        80_400.0: "circle-open", 19_850.0: "circle", 19_990.0: "circle", 18_100.0: "circle",
+    points.pop("front")
+    symbols = {x: symbol for p in points.values() for x, symbol in zip(p["x"], p["marker"]["symbol"], strict=False)}
+    assert {x: symbols[x] for x in (80_400.0, 19_850.0, 19_990.0, 18_100.0, 19_900.0)} == {
+        80_400.0: "circle-open", 19_850.0: "circle", 19_990.0: "circle", 18_100.0: "circle", 19_900.0: "circle",
     }  # fmt: skip
-    assert 310_000.0 not in baselines["x"]
+    assert 310_000.0 not in symbols
+    assert [key.text for key in figure.keys if key.mark == "dot"] == [
+        FIXED, "uniform 2", "uniform+fill", "random", "composite",
+    ]  # fmt: skip
     lines = figure.plot["layout"]["shapes"]
     assert [line["y0"] for line in lines if line["line"].get("dash")] == [pytest.approx(93.02)]
     assert [line["x0"] for line in lines if not line["line"].get("dash")] == [20_000.0]
@@ -50,7 +57,7 @@ def test_the_budgets_label_stands_at_its_line_on_both_kinds_of_axis(record, row)
     (narrow,) = accuracy_figures(record(rows=[row(), row("random", "baseline", 0.9, 15_000.0)]))
     where = {
         figure.plot["layout"]["xaxis"].get("type", "linear"): next(
-            note["x"] for note in figure.plot["layout"]["annotations"] if note["text"] == "budget 20 kB"
+            note["x"] for note in figure.plot["layout"]["annotations"] if note["text"] == "20 kB"
         )
         for figure in (wide, narrow)
     }
@@ -62,20 +69,53 @@ def test_the_budgets_label_stands_at_its_line_on_both_kinds_of_axis(record, row)
     assert low < math.log10(18_100) < math.log10(80_400) < high
 
 
-def test_one_figure_a_budgeted_cost_and_one_label_a_network(record, row):
+def test_one_figure_a_budgeted_cost_and_one_color_a_network(record, row):
     meets = {"size=20kB": True, "size=10kB": False, "bitops=200M": True}
     rows = [row(seed=seed, test=0.9 + seed / 100, meets=meets) for seed in range(3)]
-    figures = accuracy_figures(record(rows=rows, requested=[]))
+    figures = accuracy_figures(record(rows=rows))
     assert [figure.title for figure in figures] == ["Accuracy against size", "Accuracy against BitOPs"]
-    (found,) = figures[0].plot["data"]
-    assert sorted(text.strip() for text in found["text"]) == ["", "", "composite"]
+    front, found = figures[0].plot["data"]
     assert found["marker"]["symbol"] == ["circle"] * 3  # size=10kB is not what they were made for
+    assert (front["x"][:1], front["y"][:1]) == ([19_900.0], [pytest.approx(92)])  # the best of equal sizes
     assert sorted(shape["x0"] for shape in figures[0].plot["layout"]["shapes"]) == [10_000.0, 20_000.0]
+
+
+def test_a_front_is_a_line_per_method_and_a_staircase_of_the_best(record, row):
+    rows = []
+    for size, ours, theirs in ((10, 0.85, 0.86), (15, 0.88, 0.84), (20, 0.91, 0.90)):
+        for name, kind, test in (("composite", "found", ours), ("uniform", "baseline", theirs)):
+            costs = {"size": 1000.0 * size if kind == "found" else 990.0 * size}
+            text = f"size={size}kB"
+            rows.append(row(name, kind, test, budget=text, meets={text: True}, costs=costs))
+    (figure,) = accuracy_figures(record(rows=rows[::-1]))
+    lines = {trace["name"]: trace for trace in figure.plot["data"] if trace["mode"] == "lines"}
+    assert lines["composite"]["x"] == [10_000.0, 15_000.0, 20_000.0]
+    assert lines["composite"]["y"] == pytest.approx([85, 88, 91])
+    assert lines["uniform"]["y"] == pytest.approx([86, 84, 90])
+    (front,) = [trace for trace in figure.plot["data"] if trace["name"] == "front"]
+    assert front["x"][:-1] == [9_900.0, 15_000.0, 19_800.0, 20_000.0]
+    assert front["y"][:-1] == pytest.approx([86, 88, 90, 91])
+    assert front["marker"]["size"] == [20] * 4 + [0]
+    hovered = [words for trace in figure.plot["data"] for words in trace.get("customdata", [])]
+    assert {words[0] for words in hovered if "on the front" in words[3]} == {
+        "uniform at size=10kB", "composite at size=15kB", "uniform at size=20kB", "composite at size=20kB",
+    }  # fmt: skip
+
+
+def test_another_metric_is_named_and_has_no_sampling_error(record, row):
+    rows = [row(metric="f1"), row("w8a8", "baseline", budget="", metric="f1", trained=False)]
+    (figure,) = accuracy_figures(record(rows=rows))
+    assert figure.title == "F1 against size"
+    assert figure.plot["layout"]["yaxis"]["title"]["text"] == "F1, test, %"
+    points = traces(figure)
+    assert points["composite"]["customdata"][0][1] == "F1 91.20 %"
+    assert "not trained" in points[FIXED]["customdata"][0][3]
+    assert "sampling error" not in figure.caption
 
 
 def test_without_a_known_test_set_there_are_no_error_bars(record):
     (figure,) = accuracy_figures(record(data={"name": "cifar10"}))
-    assert [trace["error_y"]["visible"] for trace in figure.plot["data"]] == [False, False]
+    assert {trace["error_y"]["visible"] for trace in figure.plot["data"] if "error_y" in trace} == {False}
     assert "sampling error" not in figure.caption
 
 
@@ -84,7 +124,7 @@ def test_rows_without_a_test_are_left_out(record, row):
 
 
 def test_layer_bars_are_the_bits_and_shares(record):
-    layers = record().layers
+    layers = record().layers[CHOSEN]
     bars = traces(layer_figure(layers, "composite"))
     assert bars["weight bits"]["y"] == [layer.weight_bits for layer in layers]
     assert bars["activation bits"]["y"] == [8] * 10
@@ -95,8 +135,8 @@ def test_layer_bars_are_the_bits_and_shares(record):
 
 def test_a_float_layer_is_called_float_and_does_not_dwarf_the_rest(record):
     layers = [
-        replace(record().layers[0], weight_bits=32, shares={}),
-        *[replace(x, shares={}) for x in record().layers[1:]],
+        replace(record().layers[CHOSEN][0], weight_bits=32, shares={}),
+        *[replace(x, shares={}) for x in record().layers[CHOSEN][1:]],
     ]
     figure = layer_figure(layers, "composite")
     weights = traces(figure)["weight bits"]
@@ -107,15 +147,33 @@ def test_a_float_layer_is_called_float_and_does_not_dwarf_the_rest(record):
 
 def test_long_names_are_cut_in_the_middle_but_whole_on_hover(record):
     name = "features.denseblock3.denselayer17.conv2"
-    figure = layer_figure([replace(record().layers[0], name=name)], "x")
+    figure = layer_figure([replace(record().layers[CHOSEN][0], name=name)], "x")
     assert figure.plot["layout"]["xaxis2"]["ticktext"] == ["features.d…er17.conv2"]
     assert traces(figure)["weight bits"]["customdata"][0][0] == name
 
 
 def test_many_layers_scroll_instead_of_shrinking(record):
     assert (
-        layer_figure(record().layers * 6, "x").least_width > 1500 > 400 > layer_figure(record().layers, "x").least_width
+        layer_figure(record().layers[CHOSEN] * 6, "x").least_width
+        > 1500
+        > 400
+        > layer_figure(record().layers[CHOSEN], "x").least_width
     )
+
+
+def test_sensitivities_are_losses_above_the_highest_bits_beside_their_noise(record):
+    measured = record().sensitivities[CHOSEN]
+    figure = sensitivity_figure(measured)
+    points = traces(figure)
+    assert list(points) == ["weights at 1 bit", "weights at 2 bits"]
+    assert points["weights at 1 bit"]["y"] == pytest.approx([0.2 / i for i in range(1, 9)])
+    assert points["weights at 2 bits"]["y"] == pytest.approx([0.05 / i for i in range(1, 9)])
+    (band,) = figure.plot["layout"]["shapes"]
+    assert (band["y0"], band["y1"]) == (-0.008, 0.008)
+    assert "5 of 16 steps" in figure.caption
+    unknown = sensitivity_figure(replace(measured, within=None, standard_error=None))
+    assert "shapes" not in unknown.plot["layout"]
+    assert "unknown" in unknown.caption
 
 
 def test_curves_hold_series_gaps_and_limits():
@@ -129,17 +187,24 @@ def test_curves_hold_series_gaps_and_limits():
 
 
 def test_no_name_reaches_plotly_as_markup_or_template(record, row):
-    rows = [row(NASTY, "baseline", metric=NASTY), row(NASTY, metric=NASTY), row(NASTY, "float", metric=NASTY)]
-    layers = [replace(layer, name=NASTY) for layer in record().layers]
+    rows = [row(NASTY, kind, metric=NASTY, folder=kind) for kind in ("baseline", "found", "float")]
+    measured = record().sensitivities[CHOSEN]
+    layers = [replace(layer, name=NASTY) for layer in record().layers[CHOSEN]]
     curve = Curve(name=NASTY, x_label=NASTY, x=[1.0], series={NASTY: [1.0]}, limits={NASTY: 1.0})
-    figures = [*accuracy_figures(record(rows=rows, chosen=NASTY)), layer_figure(layers, NASTY), curve_figure(curve)]
+    figures = [
+        *accuracy_figures(record(rows=rows)),
+        layer_figure(layers, NASTY),
+        sensitivity_figure(replace(measured, decisions=[replace(it, layer=NASTY) for it in measured.decisions])),
+        curve_figure(curve),
+    ]
     seen = set()
     for figure in figures:
         go.Figure(figure.plot)  # plotly accepts what we wrote
+        templates = {trace.get("hovertemplate") for trace in figure.plot["data"]}
         for text in strings(figure.plot):
-            bare = text.replace("<br>", "").replace("<extra></extra>", "")
+            bare = re.sub("<(br|b|/b|extra|/extra)>", "", text) if text in templates else text
             assert "<" not in bare, text
             seen.add(text.strip())
         for trace in figure.plot["data"]:
-            assert "javascript" not in trace["hovertemplate"]
+            assert "javascript" not in trace.get("hovertemplate", "")
     assert ESCAPED in seen

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bitsmith.errors import RunError
 from bitsmith.report import SCHEMA, Curve, Record, Requested, Row, read_record, write_report
 
+CHOSEN = "composite-size=20kB"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
@@ -44,8 +45,9 @@ def test_a_record_comes_back_unchanged(record, tmp_path):
 @given(title=TEXT, note=TEXT, value=st.one_of(TEXT, st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
 def test_any_text_and_number_comes_back(tmp_path_factory, title, note, value):
     sample = Record(
-        title=title, created="2026-11-20", verdict=note, network={title: value}, data={}, rows=[], chosen="", layers=[],
-        curves=[], requested=[], verification=[], environment={note: title}, notes=[note], command=title,
+        title=title, created="2026-11-20", verdict=note, network={title: value}, data={}, rows=[], chosen=[], layers={},
+        sensitivities={}, curves=[], requested=[], verification=[], environment={note: title}, notes=[note],
+        command=title,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("record") / "report.json"
     path.write_text(sample.to_json(), encoding="utf-8")
@@ -74,7 +76,7 @@ def test_a_missing_field_of_a_row_is_named(damaged, field):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("schema",), 2, "schema 2; this version of bitsmith reads 1"),
+        (("schema",), 1, "schema 1; this version of bitsmith reads 2"),
         (("extra",), 1, "extra"),
         (("created",), "yesterday", "created: .*isoformat"),
         (("rows", 0, "test"), 1.2, r"rows\.0\.test: .*less than or equal to 1"),
@@ -86,13 +88,18 @@ def test_a_missing_field_of_a_row_is_named(damaged, field):
         (("rows", 0, "costs"), {"money": 1.0}, "unknown cost 'money'"),
         (("rows", 0, "costs"), {"size": -1.0}, r"rows\.0\.costs\.size: .*greater"),
         (("rows", 0, "meets"), {"size=20": True}, "can't be in 'a bare number'"),
-        (("layers", 3, "weight_bits"), 64, r"layers\.3\.weight_bits"),
-        (("layers", 3, "shares"), {"size": 1.5}, r"layers\.3\.shares\.size"),
+        (("rows", 1, "folder"), "random-size=20kB", "can't share a folder"),
+        (("layers", CHOSEN, 3, "weight_bits"), 64, rf"layers\.{CHOSEN}\.3\.weight_bits"),
+        (("layers", CHOSEN, 3, "shares"), {"size": 1.5}, rf"layers\.{CHOSEN}\.3\.shares\.size"),
+        (("layers", "nobody"), [], "network 'nobody' is none of the rows"),
+        (("sensitivities", CHOSEN, "decisions", 0, "loss"), [1.0], "1 losses for 3 options"),
+        (("sensitivities", CHOSEN, "within"), -1, "within"),
+        (("requested", 0, "network"), "nobody", "network 'nobody' is none of the rows"),
         (("curves", 0, "x"), [1.0], "30 values for 1 of x"),
         (("requested", 0, "met"), False, "can't be recorded as met=False"),
         (("verification", 0, "images"), 9_999, "more equal outputs than its 9999 images"),
         (("verification", 0, "first_difference"), "fc", "can't be ok"),
-        (("chosen",), "nobody", "none of the rows"),
+        (("chosen",), ["nobody"], "network 'nobody' is none of the rows"),
     ],
 )
 def test_damage_is_named(damaged, place, value, message):
@@ -121,9 +128,9 @@ def test_a_careless_caller_is_told_where_and_nothing_is_written(record, row, tmp
 
 
 def test_the_boundary_counts_as_met():
-    assert Requested(cost="size", limit=2e4, obtained=2e4, met=True).met
+    assert Requested(network="x", cost="size", limit=2e4, obtained=2e4, met=True).met
     with pytest.raises(RunError, match="met=True"):
-        Requested(cost="size", limit=2e4, obtained=2e4 + 1, met=True)
+        Requested(network="x", cost="size", limit=2e4, obtained=2e4 + 1, met=True)
 
 
 def test_an_interrupted_write_leaves_the_old_report(record, tmp_path, monkeypatch):

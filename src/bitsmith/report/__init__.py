@@ -1,5 +1,6 @@
 """What a run found, as one record (report.json) and one self-contained page (report.html)."""
 
+from bitsmith.report.front import front_cost, on_front
 from bitsmith.report.page import write_report
 from bitsmith.report.record import (
     SCHEMA,
@@ -8,6 +9,8 @@ from bitsmith.report.record import (
     Record,
     Requested,
     Row,
+    Sensitivities,
+    Sensitivity,
     Verification,
     read_record,
 )
@@ -20,7 +23,11 @@ __all__ = [
     "Record",
     "Requested",
     "Row",
+    "Sensitivities",
+    "Sensitivity",
     "Verification",
+    "front_cost",
+    "on_front",
     "read_record",
     "verdict",
     "write_report",

@@ -18,14 +18,31 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from bitsmith.blueprint import FLOAT, UNITS, Budget, format_cost
-from bitsmith.report.figures import accuracy_figures, curve_figure, layer_figure
-from bitsmith.report.record import Record, Row
+from bitsmith.report.accuracy import accuracy_figures, is_inside
+from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
+from bitsmith.report.front import front_cost, on_front
+from bitsmith.report.plot import Figure, spoken_cost, spoken_metric
+from bitsmith.report.record import Record, Verification
 
+# A hidden plot has no width, so each is drawn when it is shown first.
 _DRAW = """
-for (const figure of document.querySelectorAll("figure[data-plot]")) {
+const draw = (figure) => {
+  if (figure.dataset.drawn) return;
+  figure.dataset.drawn = "yes";
   const plot = JSON.parse(figure.querySelector("script").textContent);
   Plotly.newPlot(figure.querySelector(".plot"), plot.data, plot.layout, {responsive: true, displayModeBar: false});
+};
+for (const choice of document.querySelectorAll("select")) {
+  const panels = document.getElementById(choice.dataset.panels).children;
+  const show = () => [...panels].forEach((panel, i) => {
+    panel.hidden = i !== choice.selectedIndex;
+    if (!panel.hidden) panel.querySelectorAll("figure[data-plot]").forEach(draw);
+  });
+  choice.parentElement.hidden = false;
+  choice.addEventListener("change", show);
+  show();
 }
+for (const figure of document.querySelectorAll("figure[data-plot]")) if (!figure.closest("[hidden]")) draw(figure);
 """
 
 
@@ -51,23 +68,40 @@ def render(record: Record) -> str:
     """The whole page as HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "cost": _cost, "bits": _bits, "duration": _duration, "plain": _plain}
+    environment.filters["equal"] = _equal
     template = environment.from_string(files("bitsmith.report").joinpath("page.html").read_text(encoding="utf-8"))
     plotly = get_plotlyjs()
     budgets = list(dict.fromkeys(text for row in record.rows for text in row.meets))
+    limited = [cost for cost in UNITS if any(Budget.parse(text).cost == cost for text in budgets)]
+    titles = {row.folder: row.title for row in record.rows}
+    costs = _costs([row.costs for row in record.rows])
+    fronted = front_cost(record.rows) if costs else ""
+    shown = [row.folder for row in record.rows if record.layers.get(row.folder)]
     return template.render(
         record=record,
+        metric=spoken_metric(record.metric),
         accuracy=accuracy_figures(record),
-        layers=layer_figure(record.layers, record.chosen or record.title),
+        networks=[(titles[folder], record.layers[folder], _layer_figures(record, folder)) for folder in shown],
+        first=next((i for i, folder in enumerate(shown) if folder in record.chosen), 0),
         curves=[curve_figure(curve) for curve in record.curves],
-        budgets=budgets,
-        limited=[cost for cost in UNITS if any(Budget.parse(text).cost == cost for text in budgets)],
-        costs=_costs([row.costs for row in record.rows]),
-        shares=_costs([layer.shares for layer in record.layers]),
-        chosen=lambda row: _is_chosen(row, record.chosen),
+        titles=titles,
+        limited=limited,
+        costs=costs,
+        shares=_costs([layer.shares for layers in record.layers.values() for layer in layers]),
+        front_cost=spoken_cost(fronted),
+        front=on_front(record.rows, fronted) if fronted else [],
+        inside=is_inside,
         plotly=_script(plotly),
         draw=_script(_DRAW),
         hashes=" ".join(_hash(script) for script in (plotly, _DRAW)),
     )
+
+
+def _layer_figures(record: Record, folder: str) -> list[Figure]:
+    title = next(row.title for row in record.rows if row.folder == folder)
+    measured = record.sensitivities.get(folder)
+    figures = [layer_figure(record.layers[folder], title), sensitivity_figure(measured) if measured else None]
+    return [figure for figure in figures if figure is not None]
 
 
 def _script(text: str) -> Markup:
@@ -84,10 +118,6 @@ def _costs(dicts: Sequence[dict[str, float]]) -> list[str]:
     return [cost for cost in UNITS if any(cost in values for values in dicts)]
 
 
-def _is_chosen(row: Row, chosen: str) -> bool:
-    return bool(chosen) and row.name == chosen
-
-
 def _percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
@@ -102,6 +132,13 @@ def _bits(value: int) -> str:
 
 def _plain(value: str | int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _equal(check: Verification) -> str:
+    """How many outputs equal the reference: in few words where all do at every level."""
+    if all(count == check.images for count in check.equal_outputs.values()):
+        return f"all, at {', '.join(check.equal_outputs)}"
+    return "; ".join(f"{level}: {count:,}" for level, count in check.equal_outputs.items())
 
 
 def _duration(seconds: float) -> str:

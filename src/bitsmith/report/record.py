@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from bitsmith.blueprint import FLOAT, UNITS, Budget
 from bitsmith.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -65,6 +65,7 @@ class Row:
         source: what ran on the test set: the exported file ("onnx") or the PyTorch network ("torch").
         meets: text of a budget -> whether this network is inside.
         folder: where its files lie, relative to the run.
+        trained: False for a network quantized after training alone, so that it was never trained at its bits.
     """
 
     name: str
@@ -81,13 +82,19 @@ class Row:
     source: Literal["onnx", "torch"]
     meets: dict[BudgetText, bool]
     folder: str
+    trained: bool
 
     __pydantic_config__ = _STRICT
+
+    @property
+    def title(self) -> str:
+        """Name and budget, which together tell networks apart that one run made."""
+        return f"{self.name} at {self.budget}" if self.budget else self.name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRow:
-    """One priced layer of the chosen network; bits 32 = float; `shares`: cost -> this layer's part of it, 0..1."""
+    """One priced layer of a network; bits 32 = float; `shares`: cost -> this layer's part of it, 0..1."""
 
     name: str
     kind: str
@@ -128,13 +135,62 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sensitivity:
+    """The loss with one decision of a search at each of its options, all others as they were.
+
+    Args:
+        kind: whose bits.
+        bits, loss: option by option.
+
+    Raises:
+        RunError: not one loss for each option.
+    """
+
+    layer: str
+    kind: Literal["weight", "activation"]
+    bits: list[BitWidth]
+    loss: list[float]
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if len(self.loss) != len(self.bits):
+            raise RunError(f"sensitivity of {self.layer!r}: {len(self.loss)} losses for {len(self.bits)} options")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensitivities:
+    """What a search measured before it decided, and how far it can be believed.
+
+    Args:
+        decisions: those with a choice.
+        images: how many the losses are means over.
+        steps: from one option of a decision to the next.
+        within: how many of the steps are within two standard errors of their difference; None where unknown.
+        standard_error: the median one of a step; None where unknown.
+    """
+
+    decisions: list[Sensitivity]
+    images: Count
+    steps: Count
+    within: Count | None
+    standard_error: Amount | None
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Requested:
-    """One budget of the chosen network: `obtained` is its exact cost, in the unit of `limit`.
+    """One budget of a network: `obtained` is its exact cost, in the unit of `limit`.
+
+    Args:
+        network: folder of its row.
 
     Raises:
         RunError: `met` isn't what the two numbers say.
     """
 
+    network: str
     cost: Cost
     limit: Amount
     obtained: Amount
@@ -154,7 +210,7 @@ class Verification:
     Args:
         artefact: the file.
         images: how many images went through it.
-        accuracy: of the file on them.
+        score: of the file on them, by the metric of the rows.
         equal_outputs: setting of the runtime ("DISABLE_ALL", "BASIC", ...) -> images with outputs equal to the
             integer reference.
         integer_layers, float_layers: how many layers the runtime ran as which.
@@ -168,7 +224,7 @@ class Verification:
 
     artefact: str
     images: Count
-    accuracy: Fraction
+    score: Fraction
     equal_outputs: dict[str, Count]
     integer_layers: Count
     float_layers: Count
@@ -195,13 +251,15 @@ class Record:
         network, data: what went in, name -> value. data["test_images"], where given, is the size of the test set:
             the page then draws the sampling error.
         rows: every network that was trained; the page keeps their order.
-        chosen: name of the row (or rows, one per budget and seed) that the run hands over; "" for none.
-        layers: of the chosen network, in execution order.
+        chosen: folders of the rows that the run hands over, one per budget and seed.
+        layers: folder of a row -> the layers of that network, in execution order.
+        sensitivities: folder of a row -> what its search measured, where it did.
         environment: versions, machine, seeds.
         command: what was typed.
 
     Raises:
-        RunError: `chosen` is no row, or the rows don't share one metric.
+        RunError: something speaks of a network that has no row, two rows share a folder, or the rows don't share one
+            metric.
     """
 
     schema: int = SCHEMA
@@ -211,8 +269,9 @@ class Record:
     network: dict[str, Plain]
     data: dict[str, Plain]
     rows: list[Row]
-    chosen: str
-    layers: list[LayerRow]
+    chosen: list[str]
+    layers: dict[str, list[LayerRow]]
+    sensitivities: dict[str, Sensitivities]
     curves: list[Curve]
     requested: list[Requested]
     verification: list[Verification]
@@ -223,12 +282,20 @@ class Record:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        names = {row.name for row in self.rows}
-        if self.chosen and self.chosen not in names:
-            raise RunError(f"the chosen network {self.chosen!r} is none of the rows {sorted(names)}")
+        folders = [row.folder for row in self.rows]
+        if len(set(folders)) < len(folders):
+            raise RunError(f"two rows can't share a folder: {sorted(folders)}")
+        for folder in (*self.chosen, *self.layers, *self.sensitivities, *(line.network for line in self.requested)):
+            if folder not in folders:
+                raise RunError(f"network {folder!r} is none of the rows {sorted(folders)}")
         metrics = {row.metric for row in self.rows}
         if len(metrics) > 1:
             raise RunError(f"rows can't be compared by different metrics: {sorted(metrics)}")
+
+    @property
+    def metric(self) -> str:
+        """What the rows were tested by."""
+        return self.rows[0].metric if self.rows else "accuracy"
 
     @property
     def test_images(self) -> int | None:

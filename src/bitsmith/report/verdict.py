@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import mean, variance
 
 from bitsmith.errors import RunError
+from bitsmith.report.plot import spoken_metric
 from bitsmith.report.record import Row
 
 ENOUGH_SEEDS = 5  # below this a difference is called indicative
@@ -53,9 +54,8 @@ def verdict(rows: Sequence[Row], budget: str, *, test_images: int | None = None)
         return " ".join(_sentence([row for row in asked if row.name == n], best, parts, test_images) for n in names)
     if best is None:
         return f"Inside {budget} there is no network with a test result."
-    return (
-        f"Inside {budget} nothing was searched; the best baseline is {best[0].name} with {_share(mean(_tests(best)))}."
-    )
+    theirs = _score(best[0], mean(_tests(best)))
+    return f"Inside {budget} nothing was searched; the best baseline is {best[0].name} with {theirs}."
 
 
 def _sentence(found: list[Row], best: list[Row] | None, parts: Sequence[str], test_images: int | None) -> str:
@@ -68,10 +68,12 @@ def _sentence(found: list[Row], best: list[Row] | None, parts: Sequence[str], te
         return f"Inside {budget} {name} has no test result: no claim."
     ours = mean(_tests(found))
     if best is None:
-        return f"Inside {budget} {name} reaches {_share(ours)}; no tested baseline fits inside: no comparison."
+        return (
+            f"Inside {budget} {name} reaches {_score(found[0], ours)}; no tested baseline fits inside: no comparison."
+        )
     theirs = mean(_tests(best))
     points = 100 * (ours - theirs)
-    start = f"Inside {budget} {name} reaches {_share(ours)}"
+    start = f"Inside {budget} {name} reaches {_score(found[0], ours)}"
     # Compared as printed: a lead that rounds to nothing is none.
     if round(points, 2) > 0:
         start += f" against {_share(theirs)} for {best[0].name}"
@@ -86,7 +88,7 @@ def _sentence(found: list[Row], best: list[Row] | None, parts: Sequence[str], te
 
 def _noise(found: list[Row], best: list[Row], points: float, test_images: int | None) -> str:
     if found[0].metric != "accuracy":
-        return f"sampling error of {found[0].metric} not estimated"
+        return f"sampling error of {spoken_metric(found[0].metric)} not estimated"
     if test_images is None:
         return "sampling error unknown (the size of the test set isn't recorded)"
     p = (mean(_tests(found)) + mean(_tests(best))) / 2
@@ -108,6 +110,11 @@ def _seeds(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _tests(rows: Sequence[Row]) -> list[float]:
     return [row.test for row in rows if row.test is not None]
+
+
+def _score(row: Row, value: float) -> str:
+    """A share, with the metric's name where it isn't the usual one."""
+    return _share(value) if row.metric == "accuracy" else f"{spoken_metric(row.metric)} {_share(value)}"
 
 
 def _share(value: float) -> str:
