@@ -88,7 +88,7 @@ def _quick(recipe: Recipe) -> Recipe:
                 "norm_batches": 2,
                 "loss_batches": 1,
             },
-            "train": replace(recipe.train, epochs=1, compile=False),
+            "train": replace(recipe.train, epochs=1, compile="none"),
         }
     )
 
