@@ -11,16 +11,20 @@ import pytest
 import torch
 
 from bitsmith.blueprint import Bits, Blueprint, InputContract
+from bitsmith.data import open_data
 from bitsmith.deploy import lower, verify_onnx, write_onnx
 from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.pipeline.verbs import precision_space
 from bitsmith.quantize import QUANTIZERS, GaussianWeight, LsqActivation, QuantizerPair, build, find_quantizers, freeze
 from bitsmith.recipe import parse_recipe
 
 
 @pytest.mark.parametrize("bits", [1, 2, 6, 7, 8])
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_what_every_quantizer_trains_is_what_its_file_computes(quantizer, bits, tmp_path):
+def test_what_every_quantizer_trains_is_what_its_file_computes(quantizer, bits, tmp_path, full):
     """Bit for bit, on both kinds of edges, signed and unsigned; at all bit-widths where kinds of codes change."""
+    if bits not in (2, 7) and not full:
+        pytest.skip("full tier")
     graph = graphs.residual()
     layers = {layer.name: Bits(weight=bits, activation=8 if bits == 8 else max(bits, 2)) for layer in graph.layers}
     contract = InputContract(kind="uint8", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
@@ -83,7 +87,8 @@ def recipe(quantizer: str) -> dict:
 
 def test_a_recipe_imports_what_it_names(tmp_path, monkeypatch):
     (tmp_path / "my_quantizers.py").write_text(
-        "from bitsmith.quantize import QUANTIZERS\nMINE = QUANTIZERS['pact']\nWRONG = 3\n"
+        "from bitsmith.pipeline.verbs import precision_space
+from bitsmith.quantize import QUANTIZERS\nMINE = QUANTIZERS['pact']\nWRONG = 3\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_quantizers", raising=False)
@@ -97,3 +102,11 @@ def test_a_recipe_imports_what_it_names(tmp_path, monkeypatch):
     ):
         with pytest.raises(RecipeError, match=message):
             parse_recipe(recipe(wrong), "here")
+
+
+def test_the_quantizers_of_a_space():
+    data = open_data("digits", limit=400)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+    assert precision_space(network, data, quantizer="pact").template.quantizer == "pact"
+    with pytest.raises(BitsmithError, match="unknown quantizer 'pac'"):
+        precision_space(network, data, quantizer="pac")

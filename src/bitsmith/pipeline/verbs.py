@@ -22,7 +22,7 @@ from bitsmith.capture import Captured, capture
 from bitsmith.cost import TARGETS
 from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
-from bitsmith.quantize import Network, build
+from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.search import Found, Method, Problem
 from bitsmith.seeding import derive
 from bitsmith.space import Pin, Precision, precision
@@ -63,6 +63,7 @@ def precision_space(
     *,
     ends: int | None = 8,
     pins: Mapping[str, Pin] | None = None,
+    quantizer: str = "lsq",
 ) -> Precision:
     """The space of all bit-widths of a network of yours on your data.
 
@@ -71,13 +72,17 @@ def precision_space(
         weight_bits, activation_bits: what each layer may take.
         ends: bits of the first and the last layer; None leaves them free.
         pins: layer or pattern -> 8, "w4a8", "w4", "a8" or "float"; see `bitsmith.space.resolve_pins`.
+        quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name" of a module that is imported.
 
     Raises:
         CaptureError: the module can't be captured.
         RecipeError: bit-widths out of range, a pin on an unknown layer.
+        BitsmithError: an unknown quantizer.
     """
     captured = net if isinstance(net, Captured) else capture(net, data.shape)
-    return precision(template(captured, data), weight_bits, activation_bits, ends=ends, pins=pins)
+    find_quantizers(quantizer)
+    of_data = template(captured, data, quantizer=quantizer)
+    return precision(of_data, weight_bits, activation_bits, ends=ends, pins=pins)
 
 
 def search(

@@ -2,18 +2,8 @@
 
 from bitsmith.report.front import front_cost, on_front
 from bitsmith.report.page import write_report
-from bitsmith.report.record import (
-    SCHEMA,
-    Curve,
-    LayerRow,
-    Record,
-    Requested,
-    Row,
-    Sensitivities,
-    Sensitivity,
-    Verification,
-    read_record,
-)
+from bitsmith.report.parts import Curve, LayerRow, Requested, Row, Sensitivities, Sensitivity, Verification
+from bitsmith.report.record import SCHEMA, Record, read_record
 from bitsmith.report.verdict import verdict
 
 __all__ = [

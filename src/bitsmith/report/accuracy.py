@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from bitsmith.blueprint import UNITS, Budget, format_cost
 from bitsmith.report.front import on_front
+from bitsmith.report.parts import Row
 from bitsmith.report.plot import (
     COLORS,
     FOUND,
@@ -25,7 +26,7 @@ from bitsmith.report.plot import (
     spoken_cost,
     spoken_metric,
 )
-from bitsmith.report.record import Record, Row
+from bitsmith.report.record import Record
 
 FIXED = "fixed bits"  # networks made for no budget share one series; their names stand beside the points
 _LOG_FROM = 4  # largest cost over smallest from which the axis is logarithmic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitsmith.report.record import Row
+from bitsmith.report.parts import Row
 
 
 def on_front(rows: Sequence[Row], cost: str) -> list[bool]:

@@ -21,8 +21,9 @@ from bitsmith.blueprint import FLOAT, UNITS, Budget, format_cost
 from bitsmith.report.accuracy import accuracy_figures, is_inside
 from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
 from bitsmith.report.front import front_cost, on_front
+from bitsmith.report.parts import Verification
 from bitsmith.report.plot import Figure, spoken_cost, spoken_metric
-from bitsmith.report.record import Record, Verification
+from bitsmith.report.record import Record
 
 # A hidden plot has no width, so each is drawn when it is shown first.
 _DRAW = """

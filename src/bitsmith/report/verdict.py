@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import mean, variance
 
 from bitsmith.errors import RunError
+from bitsmith.report.parts import Row
 from bitsmith.report.plot import spoken_metric
-from bitsmith.report.record import Row
 
 ENOUGH_SEEDS = 5  # below this a difference is called indicative
 _Z95 = 1.96
