@@ -33,8 +33,8 @@ class Sketch:
         return self._add(
             Node(
                 name=name, op="conv", inputs=(source,), shape=(channels, *self._window(source, kernel, stride, pad)),
-                kernel=(kernel, kernel), stride=(stride, stride), padding=(pad, pad, pad, pad), groups=groups, bias=bias,
-                norm=Norm() if norm else None,
+                kernel=(kernel, kernel), stride=(stride, stride), padding=(pad, pad, pad, pad), groups=groups,
+                bias=bias, norm=Norm() if norm else None,
             )
         )  # fmt: skip
 
