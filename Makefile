@@ -36,13 +36,13 @@ check: $(INSTALLED) browser
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test: check
 
 # The same tests with full counts.
 test-all: $(INSTALLED) browser
-	BITSMITH_TESTS=full $(BIN)/python -m pytest --timeout 3600
+	BITSMITH_TESTS=full $(BIN)/python -m pytest -n auto --dist loadfile --timeout 3600
 
 clean:
 	rm -rf .venv runs build dist

@@ -13,15 +13,16 @@ run in one of two ways, on a GPU as they are:
   differentiation (14.5 against 73 ms for three bit-widths of 2 million numbers, one thread, measured);
 - as one compiled kernel each for forward and backward: 5.3 ms, and some ten seconds once to compile.
 
-It is one operator of torch (`torch.library`), so that a network compiled as a whole calls these kernels too: what
-torch.compile makes of the formula by itself passes over the tensor once for every sum.
+In a network that is compiled as a whole the forward formula is left to torch.compile, which fuses it with what stands
+around it; backward stays one operator of torch (`torch.library`), since what torch.compile makes of that by itself
+passes over the tensor once for every sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +58,10 @@ def levels(
     assert steps.shape[0] == len(ranges)
     assert shares is not None or len(ranges) == 1
     assert steps.shape[1] in (1, len(x)), f"{steps.shape[1]} steps for {len(x)} filters"
-    return _levels(x, steps, shares, [number for span in ranges for number in span], compiled)
+    numbers = [number for span in ranges for number in span]
+    if torch.compiler.is_compiling():
+        return cast(Tensor, _Traced.apply(x, steps, shares, tuple(numbers)))
+    return _levels(x, steps, shares, numbers, compiled)
 
 
 @torch.library.custom_op("bitsmith::levels", mutates_args=())
@@ -110,13 +114,34 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
     x, steps, shares = ctx.saved_tensors
-    dx, power, inside = _levels_backward(g, x, steps, shares, ctx.ranges, ctx.compiled)
+    dx, power, inside = _levels_backward(g, x, steps, shares, list(ctx.ranges), ctx.compiled)
     if shares is None:
         return dx, power - inside, None, None, None
     return dx, shares[:, None] * (power - inside), (steps * power).sum(1).to(shares.dtype), None, None
 
 
 _levels.register_autograd(_differentiate, setup_context=_keep)
+
+
+class _Traced(torch.autograd.Function):
+    """`levels` as torch.compile sees it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: Tensor, shares: Tensor | None, ranges: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(x, steps, shares)
+        ctx.ranges, ctx.compiled = ranges, True
+        column = (-1, *[1] * (x.ndim - 1))
+        wide = x.to(steps.dtype)
+        y = torch.zeros_like(wide)
+        for i, span in enumerate(_spans(ranges)):
+            step = steps[i].reshape(column) if steps.shape[1] > 1 else steps[i, 0]
+            quantized = step * _codes(wide / step, span)
+            y = quantized if shares is None else y + shares[i] * quantized
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        return _differentiate(ctx, grads[0])[:4]
 
 
 def _spans(ranges: Sequence[int]) -> tuple[Range, ...]:
