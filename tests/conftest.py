@@ -1,6 +1,7 @@
 """Counts of the two test tiers, and one thread so that timings and sums don't depend on the machine."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -23,3 +24,10 @@ def _one_thread():
 def full() -> bool:
     """Whether this is `make test-all`."""
     return FULL
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """A test run in the background of a shell has Ctrl-C ignored, and its child processes inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
