@@ -2,15 +2,21 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import graphs
 import numpy as np
+import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import NetworkGraph
+from bitsmith.blueprint import InputContract, NetworkGraph
 from bitsmith.cost import plan_arena
 from bitsmith.cost.memory import Tensor, _from_both_ends, _greedy_by_size, _height
+from bitsmith.deploy import lower
+from bitsmith.deploy.operators import Dequantize, Flatten
+from bitsmith.quantize import build, freeze
 
 NO_DATA = {"flatten", "dropout"}
 
@@ -42,6 +48,11 @@ def run(graph: NetworkGraph) -> None:
             else:
                 assert node.op in ("relu", "relu6")
                 assert graph.consumers[read] == (node.name,)
+    output = plan.storage[graph.output]
+    if f"{output}:float" in plan.sizes:  # it is written while the output is read
+        start, size = plan.offsets[f"{output}:float"], plan.sizes[f"{output}:float"]
+        assert len(arena[start : start + size]) == size
+        arena[start : start + size] = -1
     assert np.all(bytes_of(graph.output) == stamp[graph.output])
     assert plan.total >= plan.lower_bound
 
@@ -107,6 +118,61 @@ def test_logits_through_a_pool_are_float32():
     s = graphs.Sketch((1, 4, 4))
     plan = plan_arena(s.graph(s.max_pool("pool", s.conv("conv", "x", 2))))
     assert plan.sizes == {"x": 16, "conv": 4 * 32, "pool": 4 * 8}
+
+
+def ends_in(op: str) -> NetworkGraph:
+    s = graphs.Sketch((3, 4, 4))
+    a = s.conv("a", "x", 3)
+    if op == "input":
+        return s.graph("x")
+    if op in ("add", "concat", "multiply"):
+        return s.graph(s.concat(op, a, "x") if op == "concat" else s.same(op, op, a, "x"))
+    if op == "max_pool":
+        return s.graph(s.max_pool(op, s.same("sigmoid", "gate", a)))
+    if op == "pad":
+        return s.graph(s.pad(op, a, (1, 1, 1, 1)))
+    if op == "flatten":
+        return s.graph(s.flatten(op, s.same("relu", "relu", s.same("add", "sum", a, "x"))))
+    return s.graph(s.same(op, op, a))
+
+
+ENDS = ["input", "add", "concat", "multiply", "max_pool", "pad", "flatten", "relu", "gelu"]
+BUILT = [(end, ends_in(end)) for end in ENDS] + [
+    (make.__name__, make()) for make in (graphs.chain, graphs.residual, graphs.every_operator, graphs.modern)
+]
+
+
+@pytest.mark.parametrize("graph", [graph for _, graph in BUILT], ids=[name for name, _ in BUILT])
+def test_the_tensors_are_the_programs(graph):
+    """Names, shapes and types of what a lowered network writes, but for views and what kernels do while they read."""
+    blueprint = graphs.blueprint(graph, 4, 4)
+    blueprint = replace(blueprint, input=InputContract(kind="float"))
+    network = build(blueprint)
+    for module in network.calibrated():
+        module.begin()
+    network.train()(torch.randn(4, *graph.input_shape))
+    for module in network.calibrated():
+        module.end()
+    program = lower(freeze(network, blueprint), blueprint)
+    written = {
+        operator.name: math.prod(program.shapes[operator.name]) * (1 if operator.name in program.grids else 4)
+        for operator in program.operators
+        if not isinstance(operator, Flatten | Dequantize)
+        and not operator.name.endswith((":narrow", ":sign0", ":sign1"))
+    }
+    plan = plan_arena(graph)
+    last = program.operators[-1]
+    if isinstance(last, Dequantize):
+        written[f"{plan.storage[graph.output]}:float"] = 4 * math.prod(program.shapes[last.name])
+    assert plan.sizes == written
+    run(graph)
+
+
+def test_an_output_on_a_stream_ends_in_float32():
+    # At the end: the sum, 48 bytes, and as float32 192 more.
+    plan = plan_arena(ends_in("add"))
+    assert plan.sizes == {"x": 48, "a": 48, "add": 48, "add:float": 192}
+    assert plan.total == 240
 
 
 def test_a_pool_is_a_tensor_of_its_own():

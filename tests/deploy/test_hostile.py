@@ -10,16 +10,25 @@ import onnx
 import pytest
 import torch
 
-from bitsmith.blueprint import NetworkGraph, Node
+from bitsmith.blueprint import NetworkGraph, Node, Norm
+from bitsmith.cost import price
 from bitsmith.deploy import trace, verify_onnx, write_onnx
 from bitsmith.errors import ExportError
 from bitsmith.quantize.fold import fold
 from bitsmith.quantize.quantizer import Grid
 
 
+def largest_file(case) -> float:
+    """What the README promises of a file without class names, for names of operators of up to 30 characters."""
+    graph = case.blueprint.graph
+    layers, nodes = len(graph.layers), len(graph.nodes)
+    return 1.03 * price(graph, case.blueprint.bits)["size"] + 2000 + 1300 * layers + 900 * (nodes - layers)
+
+
 def check(case, folder):
-    """The file on disk equals the reference in every bit, at every level."""
+    """The file on disk equals the reference in every bit, at every level; it is as small as promised."""
     path = write_onnx(case.program, folder / "n.onnx")
+    assert path.stat().st_size - sum(map(len, case.program.classes)) <= largest_file(case)
     found = verify_onnx(path, case.frozen, case.program, case.images, case.labels)
     assert found.problems == ()
     assert set(found.differing_outputs.values()) == {0}
@@ -106,6 +115,29 @@ def test_a_flipped_bit_of_a_shared_layer_names_its_first_use(case_of, tmp_path):
     assert found.first_difference == "conv"
 
 
+@pytest.mark.parametrize("bits", [(8, 8), (1, 1), (3, 4)])
+@pytest.mark.parametrize("op", ["conv", "shared", "linear", "affine", "avg_pool", "multiply", "gate"])
+def test_files_of_many_operators_with_long_names(op, bits, case_of, tmp_path):
+    s = graphs.Sketch((3, 8, 8))
+    y = first = s.same("relu", "relu", s.conv("stem", "x", 6))
+    y = s.flatten("flat", y) if op == "linear" else y
+    for index in range(12):
+        name = f"features.block{index:02}.layer_{op}".ljust(30, "_")
+        if op == "avg_pool":
+            y = s.window("avg_pool", name, y, 6, 3, 1, padding=(1, 1, 1, 1), count_pad=False)
+        elif op == "linear":
+            y = s.linear(name, y, 6)
+        elif op == "shared":
+            y = s.shared(name, y, "conv") if index else s.conv("conv", y, 6)
+        elif op == "multiply":
+            y = s.same("multiply", name, y, first)
+        else:
+            y = s.conv(name, y, 6) if op == "conv" else s.affine(name, y) if op == "affine" else s.gate(name[:23], y)
+    y = y if op == "linear" else s.flatten("flat", s.global_pool("pool", y))
+    case = case_of(s.graph(s.linear("fc", y, 3)), bits, images=4)
+    assert write_onnx(case.program, tmp_path / "n.onnx").stat().st_size <= largest_file(case)
+
+
 @pytest.mark.parametrize("operator", ["cat", "gate", "clip", "cat3"])
 def test_a_wrong_operator_is_named(operator, case_of, tmp_path):
     """Other inputs than the network's, in the middle of the file."""
@@ -177,6 +209,28 @@ def test_sums_beyond_float32_and_their_limit(case_of, tmp_path):
         fold(
             "wide", codes=wide, step=np.ones(1), bits=8, odd=False, bias=np.zeros(1), input=Grid(step=1.0, lo=0, hi=255)
         )
+
+
+def test_a_wide_layer_whose_batch_norm_is_far_from_zero(case_of, tmp_path):
+    """40,000 positive weights of 8 bits on positive inputs: the folded mean passes 2^24 units, the filters matter."""
+    s = graphs.Sketch((4, 100, 100))
+    flat = s.flatten("flat", s.same("relu", "r", "x"))
+    wide = s._add(Node(name="wide", op="linear", inputs=(flat,), shape=(6,), norm=Norm()))
+    graph = s.graph(s.linear("fc", s.same("tanh", "tanh", wide), 3))
+
+    def one_sign(network):
+        network.layer("wide").weight.abs_()
+        network.layer("wide").norm.momentum = None  # the statistics of all images
+
+    case = case_of(graph, (8, 8), kind="float", change=one_sign, dead_gain=False)
+    folded = case.frozen.layer("wide").folded
+    assert np.abs(folded.bias).min() > 2**24
+    assert folded.weight.any(1).all()
+    x = torch.from_numpy(case.images)
+    with torch.no_grad():
+        trained, frozen = case.trained(x), case.frozen(x)
+    assert (frozen - trained).abs().max() < 0.05 * trained.std()
+    check(case, tmp_path)
 
 
 def test_a_branch_that_nobody_reads_is_not_written(case_of, tmp_path):

@@ -1,12 +1,15 @@
 """Verification finds what is wrong: flipped bits, float kernels, damaged and foreign files, another network."""
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from bitsmith.deploy import verify_onnx, write_onnx
+from bitsmith.deploy import run, verify_onnx, write_onnx
+from bitsmith.deploy.simulation import simulate
 from bitsmith.errors import VerifyError
 
 
@@ -170,3 +173,123 @@ def test_no_images_or_labels(mixed, path):
     with pytest.raises(VerifyError, match="0 and 60"):
         verify_onnx(path, mixed.frozen, mixed.program, mixed.images[:0], mixed.labels)
     assert np.isfinite(verify(mixed, path, levels=["all"]).agreement)
+
+
+def spoiled(case, change, at=2):
+    """The frozen network with one layer's torch numbers changed, its integers left as they are."""
+    frozen = copy.deepcopy(case.frozen)
+    name = case.blueprint.graph.layers[at].name
+    change(frozen.layer(name))
+    return frozen, name
+
+
+def scale(layer):
+    layer.weight *= 1.1
+
+
+def shift(layer):
+    layer.bias[1] += 0.3 * layer.bias.abs().max() + 0.1
+
+
+def permute(layer):
+    order = torch.arange(len(layer.weight))
+    order[[1, 2]] = order[[2, 1]]
+    layer.weight.copy_(layer.weight[order])
+    layer.bias.copy_(layer.bias[order])
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize("change", [scale, shift, permute])
+def test_a_layer_of_the_simulation_that_computes_something_else_is_named(change, at, mixed, path):
+    frozen, name = spoiled(mixed, change, at)
+    found = verify_onnx(path, frozen, mixed.program, mixed.images, mixed.labels, levels=["all"])
+    assert found.parted_layer == name
+    assert [problem for problem in found.problems if f"layer {name!r}" in problem and "simulation" in problem]
+    assert found.first_difference is None
+
+
+class Changed(torch.nn.Module):
+    """A network whose outputs are a times as large, plus b."""
+
+    def __init__(self, network, a, b):
+        super().__init__()
+        self.network, self.graph, self.a, self.b = network, network.graph, a, b
+        self.gain, self.offset = network.gain, network.offset
+
+    def layer(self, name):
+        return self.network.layer(name)
+
+    def forward(self, x):
+        return self.network(x) * self.a + self.b
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+@pytest.mark.parametrize(("a", "b"), [(1.5, 0), (1, 0.1)])
+def test_outputs_in_the_same_order_but_elsewhere_are_noticed(a, b, outputs, draft, case_of, tmp_path):
+    """Neither shows in a class, nor in any layer by itself."""
+    d = draft(3, 12, 12)
+    d.conv(8)
+    d.same("relu")
+    d.global_pool()
+    d.flatten()
+    d.linear(outputs)
+    case = case_of(d.graph(), (8, 8), dead_gain=False)
+    path = write_onnx(case.program, tmp_path / "n.onnx")
+    size = float(np.ptp(run(case.program, case.images)))
+    assert verify(case, path, levels=["all"], trained=case.trained).ok
+    other = Changed(case.frozen, a, b * size)
+    found = verify_onnx(path, other, case.program, case.images, case.labels, levels=["all"])
+    assert found.agreement == 1
+    assert found.parted_layer is None
+    assert "of their range apart" in found.problems[0]
+
+
+def test_maps_are_compared_place_by_place(draft, case_of, tmp_path):
+    d = draft(3, 8, 8)
+    d.conv(6)
+    d.same("relu")
+    d.conv(4, 1, norm=False)
+    case = case_of(d.graph(), (8, 8))
+    path = write_onnx(case.program, tmp_path / "n.onnx")
+    labels = run(case.program, case.images).argmax(1)
+    found = verify_onnx(path, case.frozen, case.program, case.images, labels, trained=case.trained)
+    assert found.ok, found.problems
+    assert found.accuracy_reference == 1
+    assert set(found.accuracy_onnxruntime.values()) == {1}
+    assert found.accuracy_trained > 0.95
+
+
+def test_the_trained_network_is_looked_at(mixed, path):
+    labels = run(mixed.program, mixed.images).argmax(1)
+
+    def score(outputs, labels):
+        return float((outputs.argmax(1) == labels).mean())
+
+    found = verify_onnx(
+        path, mixed.frozen, mixed.program, mixed.images, labels, trained=mixed.trained, score=score, levels=["all"]
+    )
+    assert found.ok, found.problems
+    assert found.agreement_trained > 0.95
+    assert found.apart_trained < 0.05
+    assert found.score_trained == found.accuracy_trained
+    assert verify(mixed, path, levels=["all"]).agreement_trained is None
+
+
+def test_a_freezing_that_changes_the_network_is_noticed(mixed, path):
+    """As if `freeze` had lost something: another trained network than the one that was frozen and lowered."""
+    other = copy.deepcopy(mixed.trained)
+    with torch.no_grad():
+        for _, layer in other.priced():
+            layer.weight.copy_(layer.weight.flip(0))
+    predicted = simulate(other, mixed.program, mixed.images, 100).argmax(1)
+    found = verify_onnx(path, mixed.frozen, mixed.program, mixed.images, predicted, trained=other, levels=["all"])
+    assert found.accuracy_trained == 1
+    assert found.agreement_trained < 0.95
+    assert "freezing changed the network" in found.problems[0]
+    assert found.parted_layer is None
+
+
+def test_a_trained_network_with_other_outputs_of_the_same_order_is_noticed(mixed, path):
+    found = verify(mixed, path, trained=Changed(mixed.trained, 3, 0), levels=["all"])
+    assert found.agreement_trained > 0.95
+    assert "outputs differ from the trained ones" in found.problems[0]

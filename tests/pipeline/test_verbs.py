@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bitsmith as bs
 from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
+from bitsmith.pipeline.artefacts import describe
 from bitsmith.search import Composite
 from bitsmith.train import accuracy
 
@@ -48,6 +49,10 @@ def test_the_whole_job_in_python(digits, space, tmp_path):
     files = bs.export(net, tmp_path)
     checked = bs.verify(files, digits.test)
     assert checked.ok, checked.problems
+    assert checked.agreement_trained is not None
+    assert checked.agreement_trained > 0.95  # freezing rounds
+    assert checked.accuracy_trained == pytest.approx(checked.accuracy_reference, abs=0.02)
+    assert "predicted as by the trained network" in describe(checked)
     again = bs.load(tmp_path)
     x, _ = next(digits.test.batches(batch_size=64))
     assert torch.equal(again(x), net(x))

@@ -44,7 +44,7 @@ def layers(draw: st.DrawFn):
         "seed": draw(st.integers(0, 99)),
         "bits": bits,
         "odd": bits < 8 and draw(st.booleans()),
-        "inputs": draw(st.sampled_from([1, 9, 27, 600])),
+        "inputs": draw(st.sampled_from([1, 9, 27, 600, 9000])),
         "step": [size * draw(steps) for _ in range(channels)],
         "bias": [draw(biases) for _ in range(channels)],
         "grid": draw(st.sampled_from(GRIDS)),
@@ -96,10 +96,13 @@ def test_only_channels_without_effect_are_frozen_constant(layer):
     step, bias, grid = np.abs(layer["step"]), np.abs(layer["bias"]), layer["grid"]
     constant = (folded.codes == 0).all(1) & (codes != 0).any(1)
     top = float(folded.layer_scale) * 2**folded.shift
-    passes = bias >= ACCUMULATOR * step * grid.step
+    reach = np.abs(codes).sum(1) * largest_input(grid) * step * grid.step
+    does_nothing = (bias >= ACCUMULATOR * step * grid.step) & (reach <= 1.001 * 2**-10 * bias)
+    too_far = bias >= 2**30 * step * grid.step
     too_small = step <= top * 2**-14
-    assert (passes | too_small)[constant].all()
-    assert not (passes & (codes != 0).any(1) & ~constant).any()
+    assert (does_nothing | too_far | too_small)[constant].all()
+    certain = (bias >= 1.001 * ACCUMULATOR * step * grid.step) & (reach <= 0.999 * 2**-10 * bias)
+    assert not ((certain | too_far) & (codes != 0).any(1) & ~constant).any()
     assert (folded.half[constant] == 1).all()
 
 
@@ -134,9 +137,8 @@ def test_the_layer_computes_what_it_did(layer, seed):
     # A constant channel is off by no more than its inputs could do: small against its bias or the layer's scale.
     lost = np.abs(step)[:, None] * np.abs(codes).sum(1)[:, None] * largest_input(grid) * grid.step
     assert (np.abs(got - expected) <= slack + lost)[~kept].all()
-    bound = np.maximum(np.abs(bias) / ACCUMULATOR, top * 2**-14 * grid.step)[:, None] * (
-        np.abs(codes).sum(1)[:, None] * largest_input(grid)
-    )
+    reach = np.abs(codes).sum(1)[:, None] * largest_input(grid)
+    bound = np.maximum(np.abs(bias)[:, None] * np.maximum(2**-10, reach / 2**30), top * 2**-14 * grid.step * reach)
     assert (lost <= 1.01 * bound)[~kept].all()
 
 
@@ -196,6 +198,28 @@ def test_huge_bias_is_a_constant():
     assert not passes.weight.any()
     assert fits.weight.all()
     assert fits.shift == 0
+    assert not one(1e-12, 3.0, inputs=9000).weight.any()  # 1.5e14 units leave nothing of an int32
+
+
+def test_a_wide_filter_that_matters_is_none():
+    """A bias of -2.5e7 units, which the weights overcome: 15,000 x 60 x 255 are 2.3e8."""
+    codes = np.stack([np.full(15_000, 60.0), np.full(15_000, 1.0), np.eye(1, 15_000)[0]])
+    folded = fold(
+        "layer", codes=codes, step=np.full(3, 1e-6), bits=8, odd=False, bias=np.array([-0.5, 0.1, -0.5]), input=GRIDS[0]
+    )
+    assert np.array_equal(folded.codes.any(1), [True, True, False])
+    assert folded.shift == 0
+    assert ACCUMULATOR < -folded.bias[0] < 2**25
+    assert folded.bias * folded.scale * 0.02 == pytest.approx(np.array([-0.5, 0.1, -0.5]), abs=1e-5)
+    assert folded.scale[:2] == pytest.approx(1e-6, rel=2**-11)
+
+
+def test_wide_sums_and_their_bias_must_fit_32_bits_together():
+    with pytest.raises(ExportError, match=r"'conv7'.*32 bits"):
+        fold(
+            "conv7", codes=np.full((1, 50_000), 127.0), step=np.ones(1), bits=8, odd=False, bias=np.array([1e9 * 0.02]),
+            input=GRIDS[0],
+        )  # fmt: skip
 
 
 def test_full_eight_bit_layers_have_no_shift():

@@ -82,8 +82,9 @@ def _raise_refused(drafts: Sequence[Draft], module: nn.Module) -> None:
         times = f", {count} times" if count > 1 else ""
         lines.append(f"  {operator} at {source or 'an unknown line'}{times}" + (f": {reason}" if reason else ""))
     raise CaptureError(
-        f"{type(module).__name__} can't be captured; these operators are outside the vocabulary "
-        f"({', '.join(sorted(OPERATORS))}):\n" + "\n".join(lines)
+        f"{type(module).__name__} can't be captured, because of\n"
+        + "\n".join(lines)
+        + f"\n(what can be captured: {', '.join(sorted(OPERATORS))})"
     )
 
 

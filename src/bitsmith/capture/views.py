@@ -146,9 +146,7 @@ def _narrow(call: Call) -> Value:
     if call.shape == value.shape:
         return value
     if dim != 1 or (call["step"] or 1) != 1:
-        raise Refusal(
-            "it cuts rows or columns or takes every so manieth; only a range of channels, x[:, a:b], is a part"
-        )
+        raise Refusal("it cuts rows or columns or takes every n-th; only a range of channels, x[:, a:b], is a part")
     start = call["start"] or 0
     if not isinstance(start, int):
         raise Refusal("where it starts is computed; only fixed numbers are a part")

@@ -2,11 +2,14 @@
 
 Which tensors there are:
 
-- The input holds uint8 pixels; its normalization table is applied in place, one byte per element.
+- The input holds uint8 pixels; its normalization table is applied in place, one byte per element. A cost doesn't know
+  the input contract: a float input comes in 4 bytes per element more, the caller's own tensor, which `ram` leaves out.
 - Every operator writes a tensor of its own, one byte per element whatever the bits (a kernel reads whole bytes).
   A layer with fewer activation bits than its stream narrows what it reads while it reads it, through its table.
   Bits therefore don't reach `ram`; a float network, which would need four bytes, is priced as if quantized.
-- The logits are float32, and so is what transparent operators make of them: four bytes per element.
+- The logits are float32, and so is what transparent operators make of them: four bytes per element. Where the output
+  isn't logits (it ends in an add, a concat, a multiply, a function, a zero pad), it lies on a stream; one step after
+  the last node reads it and writes it as float32: a tensor called after it, `name:float`.
 - flatten and dropout are other names of their input; a clip that merges writes its producer's tensor. Everything else
   writes: concat, split and shuffle too, although a kernel that reads with strides could do without.
 - A tensor lives from the step that writes it to the last step that reads it, both included; the output lives to the
@@ -27,7 +30,7 @@ from dataclasses import dataclass
 from bitsmith.blueprint import CLIPS, GridPlan, NetworkGraph, plan_grids
 from bitsmith.cost.layout import check_operators
 
-_LOGIT_BYTES = 4
+_FLOAT_BYTES = 4
 _ALIASES = frozenset({"flatten", "dropout"})
 
 
@@ -50,7 +53,8 @@ class ArenaPlan:
     """A static memory plan.
 
     Args:
-        offsets: for each tensor (named after the node that writes it) its first byte in the arena.
+        offsets: for each tensor (named after the node that writes it; `name:float`, the dequantized output) its first
+            byte in the arena.
         sizes: for each tensor its bytes.
         storage: for each node the tensor that holds its output.
         total: bytes of the arena.
@@ -76,7 +80,7 @@ def plan_arena(graph: NetworkGraph) -> ArenaPlan:
     check_operators(graph)
     storage = _storage(graph, plan_grids(graph))
     tensors = live_tensors(graph)
-    bound = max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in range(len(graph.nodes)))
+    bound = max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in range(len(graph.nodes) + 1))
     offsets = _greedy_by_size(tensors)
     if _height(tensors, offsets) > bound:
         offsets = _from_both_ends(tensors, bound) or offsets
@@ -99,16 +103,21 @@ def live_tensors(graph: NetworkGraph) -> tuple[Tensor, ...]:
         first.setdefault(storage[node.name], step)
         for name in (node.name, *node.inputs):
             last[storage[name]] = step
-    last[storage[graph.output]] = len(graph.nodes) - 1
-    return tuple(
+    end, output = len(graph.nodes), storage[graph.output]
+    last[output] = end
+    tensors = [
         Tensor(
             name=name,
-            size=math.prod(graph[name].shape) * (_LOGIT_BYTES if plan.carrier[name] == plan.logits else 1),
+            size=math.prod(graph[name].shape) * (_FLOAT_BYTES if plan.carrier[name] == plan.logits else 1),
             first=first[name],
             last=last[name],
         )
         for name in first
-    )
+    ]
+    if plan.logits is None:
+        size = math.prod(graph[output].shape) * _FLOAT_BYTES
+        tensors.append(Tensor(name=f"{output}:float", size=size, first=end, last=end))
+    return tuple(tensors)
 
 
 def _storage(graph: NetworkGraph, plan: GridPlan) -> dict[str, str]:

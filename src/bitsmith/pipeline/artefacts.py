@@ -1,4 +1,4 @@
-"""Export and verify: the files of every trained network of a run, and the proof that they compute what was trained."""
+"""Export and verify: the files of every trained network of a run, and the checks that they compute what was trained."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
         scored = f"{metric} {100 * min(checked.scores.values()):.2f} %, accuracy {scored}"
     if checked.ok:
         flagged = f"; on x86 without VNNI {', '.join(checked.flagged)} may differ" if checked.flagged else ""
-        return (
-            f"verified on {checked.images:,} images, {scored}, all {checked.integer_layers} layers as integers{flagged}"
-        )
+        same = checked.agreement_trained
+        trained = "" if same is None else f", {100 * same:.2f} % predicted as by the trained network"
+        layers = f"all {checked.integer_layers} layers as integers{flagged}"
+        return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)

@@ -101,7 +101,9 @@ def load(folder: str | Path) -> Network:
 def verify(
     files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
 ) -> Verification:
-    """Compare PyTorch, the integer reference and the ONNX file, layer by layer, on real inputs.
+    """Compare the trained network, its frozen form, the integer reference and the ONNX file on real inputs.
+
+    The last three are compared layer by layer too; what must be equal and what close, `bitsmith.deploy.verify` says.
 
     Args:
         split: labeled inputs that nothing was chosen by, usually the test split.
@@ -126,5 +128,6 @@ def verify(
         program,
         images,
         labels,
+        trained=network,
         score=score and (lambda outputs, labels: score(torch.from_numpy(outputs), torch.from_numpy(labels))),
     )

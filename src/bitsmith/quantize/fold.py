@@ -8,9 +8,11 @@ A frozen layer computes, with integer weights w (codes times 2^k), input step sx
 where half_c is a float16 and stored_c an int16: four bytes per channel. The granule (a power of two, one per layer)
 makes 16 bits cover the largest bias of the layer. k is the largest shift that keeps pairs of products in 16 bits and
 every accumulator below 2^24: a low-bit input has so coarse an accumulator unit that an unshifted bias could not be
-represented.
-A negative BatchNorm gamma flips the filter's sign, which the symmetric weight grids allow. A channel whose scale is
-zero or whose bias would pass 2^24 (gamma near 0) is frozen constant.
+represented. Where no shift can (a wide layer of 8 bits, the mean of its BatchNorm far from zero), k is 0 and
+accumulators may go to 2^31: int32 sums stay exact, and every runtime rounds them to float32 in the same way.
+A negative BatchNorm gamma flips the filter's sign, which the symmetric weight grids allow. A channel is frozen constant
+where its scale is zero or 2^-14 of the layer's largest, or where its filter does nothing beside its bias (gamma near
+0): the bias passes 2^24 units and a thousand times what all inputs together can add, or 2^30 units.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from bitsmith.quantize.network import Network
 from bitsmith.quantize.quantizer import Grid, Quantizer
 
 ACCUMULATOR = 2**24  # int32 accumulators up to here are exact as float32
+_LARGEST_BIAS = 2**30  # of a layer whose accumulators pass that; leaves as much of the int32 to the weights
+_NO_EFFECT = 2.0**-10  # of its bias: what the weights of a constant channel add at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +98,18 @@ def fold(
     rows = codes.reshape(len(codes), -1).astype(np.int64)
     rows = rows * np.where(step < 0, -1, 1)[:, None]
     step = np.where(np.abs(step) < 2.0**-100, 0.0, np.abs(step))  # float32 holds no smaller scale
-    # In integer units a bias may take what the weights leave of the accumulator.
     largest_input = max(-input.lo, input.hi)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         bias_units = np.where(step > 0, np.abs(bias) / (step * input.step), np.inf)
-    constant = bias_units >= ACCUMULATOR
+    reach = np.abs(rows).sum(1) * largest_input
+    idle = (bias_units >= ACCUMULATOR) & (reach <= bias_units * _NO_EFFECT)
+    constant = idle | (bias_units >= _LARGEST_BIAS)
     # The layer's scale is its largest, but never so small that the bias of a constant channel leaves the accumulator.
-    top = max(step[~constant].max(initial=0.0), 2 * np.abs(bias).max() / (ACCUMULATOR * input.step))
+    largest_constant = np.abs(bias[constant]).max(initial=0.0)
+    top = max(step[~constant].max(initial=0.0), 2 * largest_constant / (ACCUMULATOR * input.step))
     top = top if top >= 2.0**-100 else 1.0
     constant |= step < top * 2.0**-14  # float16 holds a scale only so far below the layer's largest
-    rows[constant] = 0
-    reach = np.abs(rows).sum(1) * largest_input
+    rows[constant], reach[constant] = 0, 0
     widest = max(1, int(np.abs(rows).max()))
     part = np.where(constant, 1.0, step / top).astype(np.float16)
     # Shifted weights stay so small that two products fit 16 bits, which x86 machines without VNNI need.
