@@ -332,9 +332,10 @@ class TestWeights:
         path = tmp_path / f"w.{suffix}"
         with pytest.raises(RecipeError, match=r"the weights .* don't exist"):
             self._load(path)
-        path.write_bytes(b"not weights at all")
-        with pytest.raises(RecipeError, match=rf"w\.{suffix} can't be read: .*; save a plain state_dict"):
-            self._load(path)
+        for content in (b"not weights at all", b"hello\n", b""):
+            path.write_bytes(content)
+            with pytest.raises(RecipeError, match=rf"w\.{suffix} can't be read: .*; save a plain state_dict"):
+                self._load(path)
 
     def test_a_pickled_module_is_not_unpickled(self, tmp_path, trained):
         torch.save(trained, tmp_path / "whole.pt")

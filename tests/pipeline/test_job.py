@@ -95,6 +95,26 @@ def test_priced_size_bounds_the_file(done):
         assert file.stat().st_size <= 1.03 * row.costs["size"] + 1000 * len(blueprint.graph.layers)
 
 
+def test_a_grid_has_a_report(tmp_path):
+    """Its curves are scores, with no loss that was learned."""
+    plan = {"epochs": 1, "batch_size": 256, "compile": "none"}
+    values = recipe(
+        model={"spec": "resnet8_slim"},
+        data={"source": "digits", "limit": 200},
+        method={"name": "grid", "points": "uniform", "plan": plan},
+        space={"weight_bits": [4, 8], "activation_bits": [8]},
+        budgets=["size=60kB"],
+        baselines=[],
+        fixed=[],
+        float_plan=None,
+        train=plan,
+        start="scratch",
+    )
+    job, fine = whole(tmp_path / "grid", values)
+    assert fine
+    assert [row.name for row in read_record(job.run.path).rows] == ["grid"]
+
+
 def test_a_finished_run_is_not_done_again(done):
     job, _ = done
 

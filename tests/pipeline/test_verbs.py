@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import bitsmith as bs
 from bitsmith.errors import BudgetError, ExportError, RecipeError, RunError
 from bitsmith.pipeline.artefacts import describe
-from bitsmith.search import Composite
+from bitsmith.search import Composite, Found
 from bitsmith.train import accuracy
 
 
@@ -124,6 +124,27 @@ def test_searches_can_not_read_the_test_split(digits, space):
 
     with pytest.raises(ValueError, match="only for the final evaluation"):
         bs.search(bs.Task(data=digits), space, Peeking(), budgets=["size=20kB"])
+
+
+def test_what_a_method_returns_is_checked(digits, space):
+    """A method of one's own is not believed: outside a budget is an error, not a result."""
+
+    class Greedy:
+        name, epochs = "greedy", 0
+
+        def search(self, problem):
+            return Found(best=problem.space.uniform(8, 8), method="greedy") if problem.seed else None
+
+    with pytest.raises(BudgetError, match="'greedy' returned a network outside weights=500B"):
+        bs.search(bs.Task(data=digits), space, Greedy(), ["weights=500B"], seed=1)
+    with pytest.raises(RecipeError, match="'greedy' returned a NoneType"):
+        bs.search(bs.Task(data=digits), space, Greedy(), ["weights=500B"])
+
+
+def test_a_search_without_a_choice_is_refused(digits):
+    fixed = bs.precision_space(Own(), digits, weight_bits=(4,))
+    with pytest.raises(RecipeError, match="nothing to search"):
+        bs.search(bs.Task(data=digits), fixed, Composite(), ["size=20kB"])
 
 
 def test_refusals(digits, space, tmp_path):

@@ -123,6 +123,14 @@ def test_a_checkpoint_of_another_network(task, fresh, two_convs, tmp_path):
         fit(other, task, plan, checkpoint=tmp_path / "c")
 
 
+def test_a_checkpoint_of_other_bits(task, two_convs, tmp_path):
+    """Its state fits by names and shapes, and is of another network all the same."""
+    plan = dataclasses.replace(PLAN, epochs=1)
+    fit(build(graphs.blueprint(two_convs(4), 4, 4)), task, plan, checkpoint=tmp_path / "c")
+    with pytest.raises(RunError, match="made with bits"):
+        fit(build(graphs.blueprint(two_convs(4), 2, 4)), task, plan, checkpoint=tmp_path / "c")
+
+
 def test_a_checkpoint_of_other_settings(task, fresh, tmp_path):
     plan = dataclasses.replace(PLAN, epochs=1)
     fit(fresh(), task, plan, checkpoint=tmp_path / "c")

@@ -213,10 +213,11 @@ def _curves(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[Curve]:
     """Losses and scores of all networks in one plot each; what a search expected of a cost in a plot of its own."""
     curves, searches = [], {}
     for entry, _ in entries:
-        if not entry.curves:
+        if "step" not in entry.curves:
             continue
         steps = list(entry.curves["step"])
-        searches[entry.title] = steps, list(entry.curves["loss"])
+        if "loss" in entry.curves:  # a grid learns nothing; it has scores alone
+            searches[entry.title] = steps, list(entry.curves["loss"])
         for name in entry.curves:
             if name.startswith("expected "):
                 cost = name.removeprefix("expected ")

@@ -23,7 +23,7 @@ from bitsmith.cost import TARGETS
 from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
-from bitsmith.search import Found, Method, Problem
+from bitsmith.search import Composite, Found, Method, Problem
 from bitsmith.seeding import derive
 from bitsmith.space import Pin, Precision, precision
 from bitsmith.train import (
@@ -120,7 +120,7 @@ def search(
         raise BudgetError("give at least one budget, such as size=20kB")
     check_target(space, target)
     blind = replace(task, data=task.data.without_test())
-    return method.search(
+    found = method.search(
         Problem(
             task=blind,
             space=space,
@@ -133,6 +133,14 @@ def search(
             watch=watch,
         )
     )
+    if not isinstance(found, Found):
+        raise RecipeError(
+            f"method {method.name!r} returned a {type(found).__name__}; it must return a bitsmith.search Found"
+        )
+    over = [budget for budget in limits if found.costs[budget.cost] > budget.limit]
+    if over and not (isinstance(method, Composite) and method.as_published):  # as published, none is enforced
+        raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
+    return found
 
 
 def check_target(space: Precision, target: str) -> None:

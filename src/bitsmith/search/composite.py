@@ -100,12 +100,18 @@ class Composite:
 
         Raises:
             BudgetError: no blueprint of the space meets the budgets (found before any training).
+            RecipeError: every layer has one choice of bits.
             TrainingError: the loss is not finite.
         """
         space = problem.space
         if not self.as_published:
             free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in space.options.items()}
             allocate(space, free, problem.budgets)
+        if all(n == 1 for sizes in space.sizes for n in sizes):
+            raise RecipeError(
+                "there is nothing to search: ends, pins and bit-widths leave every layer one choice; allow more "
+                "bit-widths, free the ends or unpin layers, or take method: uniform"
+            )
         loop = Loop(
             stage=f"search {self.name} {_at(problem)}",
             task=problem.task,

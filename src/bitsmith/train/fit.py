@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bitsmith.data import Split
 from bitsmith.errors import RecipeError
+from bitsmith.quantize import Network
 from bitsmith.seeding import derive
 from bitsmith.train.averaged import average, take_average
 from bitsmith.train.checkpoint import digest, load_into
@@ -70,7 +71,12 @@ def fit(
         split=task.data.training if split is None else split,
         plan=plan,
         epoch_seed=partial(derive, seed, "batches"),
-        settings={**asdict(plan), "seed": seed, "teacher": digest(teacher.state_dict()) if teacher else None},
+        settings={
+            **asdict(plan),
+            "seed": seed,
+            "teacher": digest(teacher.state_dict()) if teacher else None,
+            "bits": _bits(network),
+        },
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
         watch=watch,
@@ -82,6 +88,13 @@ def fit(
         if learner.averaged is not None:
             take_average(network, learner.averaged)
     return history
+
+
+def _bits(network: nn.Module) -> dict[str, list[int]] | None:
+    """Layer -> weight and activation bits: networks of different bits have states of equal names and shapes."""
+    if not isinstance(network, Network) or network.blueprint is None:
+        return None
+    return {name: [bits.weight, bits.activation] for name, bits in network.blueprint.bits.items()}
 
 
 @final
