@@ -323,6 +323,14 @@ class TestFolder:
             open_data(f"folder:{tmp_path}", shape=(3, 8, 8))
 
 
+def test_folders_within_a_class_folder_belong_to_it(tmp_path):
+    _folder(tmp_path, per_class=10)
+    _save(tmp_path / "cat" / "indoors" / "night" / "a.png", (1, 2, 3))
+    _save(tmp_path / "cat" / ".thumbnails" / "b.png", (1, 2, 3))
+    data = open_data(f"folder:{tmp_path}", shape=(3, 8, 8))
+    assert sum(len(split) for split in (data.train, data.search, data.validation, data.test)) == 21
+
+
 def _idx(array):
     return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
 

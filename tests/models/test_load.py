@@ -64,8 +64,26 @@ def map_output():
 def dict_output():
     class Strange(nn.Module):
         def forward(self, x):
-            return {"out": x}
+            return {"out": x, "features": x}
     return Strange()
+
+def two_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net(6)
+        def forward(self, x):
+            return {"logits": self.body(x), "features": x}
+    return Two()
+
+def one_in_a_tuple():
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net(9)
+        def forward(self, x):
+            return (self.body(x),)
+    return One()
 
 def gives_a_list():
     return [1, 2]
@@ -237,7 +255,7 @@ class TestOfTheUser:
             ("my_nets:number", r"holds a int, not a function, called 'number'"),
             ("my_nets:fails", r"calling fails failed: KeyError: 'no such file"),
             ("my_nets:gives_a_list", "must give a torch.nn.Module, but gave a list"),
-            ("my_nets:dict_output", r"must give one tensor \(N, classes\) for a batch of 2, got dict"),
+            ("my_nets:dict_output", r"must give one tensor \(N, classes\) for a batch of 2, got dict; .* --output KEY"),
             ("my_nets:map_output", r"must give one tensor .* got \(2, 5, 16, 16\)"),
             ("my_nets:conv_head", "gives 20 outputs, the data has 9 classes, .* doesn't end in a Linear.* classes="),
             ("my_nets:linear_inside", "gives 9 outputs"),
@@ -248,6 +266,14 @@ class TestOfTheUser:
         classes = 8 if spec.endswith("linear_inside") else 9
         with pytest.raises(RecipeError, match=message):
             load_model(spec, classes=classes, shape=SHAPE)
+
+    def test_one_of_several_outputs(self, nets):
+        chosen, notes = load_model("my_nets:two_outputs", classes=9, shape=(3, 16, 16), output="logits")
+        assert chosen(torch.zeros(2, 3, 16, 16))["logits"].shape == (2, 9)
+        assert len(notes) == 1
+        load_model("my_nets:one_in_a_tuple", classes=9, shape=(3, 16, 16))
+        with pytest.raises(RecipeError, match="can't take an input"):
+            load_model("my_nets:two_outputs", classes=9, shape=(3, 16, 16), output="missing")
 
     def test_a_module_that_fails_while_importing(self, here):
         (here / "broken.py").write_text("1 / 0\n")

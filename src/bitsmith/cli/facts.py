@@ -60,7 +60,7 @@ def cost(
         wanted = parse_shape(shape)
         if wanted is None:
             raise RecipeError("give the input's shape, such as --input 3x224x224")
-        module, _ = load_model(model, classes=None, shape=wanted)
+        module, _ = load_model(model, classes=None, shape=wanted, output=output)
         graph = capture(module, wanted, output=output).graph
         bits = {layer.name: Bits(weight=weight_bits, activation=activation_bits) for layer in graph.layers}
         if given is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def read_folder(request: Request) -> Raw:
 
     Layouts: folder/train/CLASS/image with folder/test/CLASS/image, or folder/val in the place of folder/test; where
     both are there, val is the validation split. Or folder/CLASS/image: then 20 % of the images become the test split,
-    always the same ones. Files with other suffixes and hidden ones are passed over. Pixels of more than a gigabyte in
+    always the same ones. Folders within a class folder belong to it. Files with other suffixes and hidden ones are
+    passed over. Pixels of more than a gigabyte in
     all are not kept in memory: the files are decoded when they are used, and mean and deviation are those of 2,048
     training images.
 
@@ -135,17 +137,22 @@ def _agreeing(folder: Path, part: str, classes: tuple[str, ...]) -> tuple[str, .
 def _list(folder: Path, part: str, classes: tuple[str, ...]) -> _Listing:
     names, labels = [], []
     for label, name in enumerate(classes):
-        with os.scandir(folder / part / name) as entries:
-            found = sorted(
-                entry.name
-                for entry in entries
-                if Path(entry.name).suffix.lower() in SUFFIXES and entry.name[0] != "." and entry.is_file()
-            )
+        found = sorted(_images(folder / part / name))
         if not found:
             raise DataError(f"the class folder {folder / part / name} holds no image ({' '.join(sorted(SUFFIXES))})")
         names += [os.fsencode(Path(part, name, file)) for file in found]
         labels += [label] * len(found)
     return _Listing(root=folder, names=np.array(names), labels=np.array(labels, dtype=np.int64))
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """The images of a class folder and of the folders in it, as paths below it; hidden ones are passed over."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        below = Path(place).relative_to(folder)
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and name[0] != "." and Path(place, name).is_file():
+                yield str(below / name)
 
 
 def _large(count: int, decoder: Decoder) -> bool:

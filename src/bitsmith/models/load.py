@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -40,6 +41,7 @@ def load_model(
     classes: int | None,
     shape: tuple[int, int, int],
     weights: Path | None = None,
+    output: str | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, list[str]]:
     """Build a network, load its weights, and give it as many outputs as the data has classes.
@@ -53,6 +55,7 @@ def load_model(
         shape: (C, H, W) of the input.
         weights: a .safetensors file or a saved state_dict (also as {"state_dict": ...}, also with "module." before
             each name); names and shapes must match.
+        output: which of several outputs counts: key, index or attribute name, dotted for nested ones.
         seed: of the initial weights; the global random state is left alone.
 
     Returns:
@@ -76,16 +79,16 @@ def load_model(
         if weights is not None:
             state = _read_weights(weights)
             state = {k: v for k, v in state.items() if not k.startswith(_AUXILIARY.get(spec, ()))}
-            outputs, head = _probe(model, spec, shape)
+            outputs, head = _probe(model, spec, shape, output)
             stored = state.get(f"{head}.weight")
             if stored is not None and stored.ndim and len(stored) != outputs:
                 model = build(len(stored))  # with as many outputs as the file has; they are adapted below
             _load(model, state, weights)
-        outputs, head = _probe(model, spec, shape)
+        outputs, head = _probe(model, spec, shape, output)
         if classes is not None and outputs != classes:
             notes.append(_replace_head(model, head, outputs, classes, spec))
             try:
-                replaced, _ = _probe(model, spec, shape)
+                replaced, _ = _probe(model, spec, shape, output)
             except RecipeError as error:
                 raise RecipeError(f"{notes[-1]}, but what follows it can't take that: {error}") from error
             assert replaced == classes
@@ -199,7 +202,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _probe(model: nn.Module, spec: str, shape: tuple[int, int, int]) -> tuple[int, str]:
+def _probe(model: nn.Module, spec: str, shape: tuple[int, int, int], output: str | None) -> tuple[int, str]:
     """Run zeros through the network in eval mode: (number of outputs, name of the layer with weights called last)."""
     called: list[str] = []
     hooks = [
@@ -210,7 +213,7 @@ def _probe(model: nn.Module, spec: str, shape: tuple[int, int, int]) -> tuple[in
     model.eval()
     try:
         with torch.no_grad():
-            y = model(torch.zeros(2, *shape))
+            y = _chosen(model(torch.zeros(2, *shape)), output)
     except Exception as error:  # torch raises many kinds, and the forward is the user's code
         raise RecipeError(
             f"model {spec!r} can't take an input of shape {shape} (channels, height, width): {_reason(error)}"
@@ -220,8 +223,24 @@ def _probe(model: nn.Module, spec: str, shape: tuple[int, int, int]) -> tuple[in
             hook.remove()
     if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 2:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise RecipeError(f"model {spec!r} must give one tensor (N, classes) for a batch of 2, got {got}")
+        choose = "" if isinstance(y, Tensor) else "; choose one of its outputs with --output KEY (recipe: model.output)"
+        raise RecipeError(f"model {spec!r} must give one tensor (N, classes) for a batch of 2, got {got}{choose}")
     return y.shape[1], called[-1] if called else ""
+
+
+def _chosen(result: Any, output: str | None) -> Any:
+    """One of several outputs: the named one, else the only tensor that there is, else the result as it is."""
+    for part in output.split(".") if output else ():
+        if isinstance(result, Mapping):
+            result = result[part]
+        elif part.lstrip("-").isdigit():
+            result = result[int(part)]
+        else:
+            result = getattr(result, part)
+    if output is None and isinstance(result, Mapping | tuple | list):
+        tensors = [value for value in (result.values() if isinstance(result, Mapping) else result) if value is not None]
+        return tensors[0] if len(tensors) == 1 else result
+    return result
 
 
 def _replace_head(model: nn.Module, head: str, outputs: int, classes: int, spec: str) -> str:

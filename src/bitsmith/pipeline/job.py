@@ -119,6 +119,7 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
             classes=len(task.data.classes),
             shape=task.data.shape,
             weights=recipe.model.weights,
+            output=recipe.model.output,
             seed=derive(recipe.seed, "model"),
         )
         captured = capture(module, task.data.shape, output=recipe.model.output)
