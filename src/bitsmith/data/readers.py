@@ -102,7 +102,7 @@ def read_elpv(request: Request) -> Raw:
         DataError: the package elpv-dataset is missing; another number of channels than 1.
     """
     try:
-        from elpv_dataset.utils import load_dataset
+        from elpv_dataset.utils import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError("the solar cells need the package elpv-dataset; pip install 'bitsmith[elpv]'") from error
     C, H, W = request.shape or (1, 64, 64)
