@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -31,3 +32,13 @@ def _interruptible():
     """A test run in the background of a shell has Ctrl-C ignored, and its child processes inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _users_modules_forgotten(tmp_path_factory):
+    """Modules that a test wrote are imported anew by the next one, which may have another of the same name."""
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(vars(module).get("__file__")).startswith(written):
+            del sys.modules[name]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +22,7 @@ from bitsmith.blueprint import Budget, fronts
 from bitsmith.cost import TARGETS
 from bitsmith.data import absolute as absolute_source
 from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.models.importing import FAILURES, import_users
 from bitsmith.quantize import find_quantizers
 from bitsmith.search import Composite, GridSearch, Method, Random, Sensitivity, Uniform
 from bitsmith.train import METRICS, TrainPlan
@@ -256,7 +253,10 @@ def make_method(settings: dict[str, Any]) -> Method:
     except ValidationError as error:
         raise RecipeError(f"method {name!r}: {_first(error)}") from error
     if not isinstance(method, Method):
-        raise RecipeError(f"{name!r} is not a search method: it needs a name and search(problem); see bitsmith.search")
+        raise RecipeError(
+            f"{name!r} is not a search method: it needs name, epochs, check(space, budgets, trained) and "
+            "search(problem); see bitsmith.search.Method"
+        )
     return method
 
 
@@ -268,21 +268,9 @@ def _import(what: str, name: str) -> Any:
     """
     module, _, attribute = name.partition(":")
     try:
-        with _current_directory_importable():
-            return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a user's module may raise anything
+        return getattr(import_users(module), attribute)
+    except FAILURES as error:
         raise RecipeError(f"the {what} {name!r} can't be imported: {error}") from error
-
-
-@contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
 
 
 def read_recipe(path: Path) -> Recipe:

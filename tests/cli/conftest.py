@@ -52,8 +52,7 @@ def bitsmith(monkeypatch, capsys):
 def own(tmp_path):
     """A folder with the user's own module, `ownnet:make`."""
     (tmp_path / "ownnet.py").write_text(NET)
-    yield tmp_path
-    sys.modules.pop("ownnet", None)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

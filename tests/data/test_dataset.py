@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bitsmith.blueprint import InputContract
 from bitsmith.data import Augment, DataSet, TensorSplit, choose_augment, default_augment, from_loaders, open_data
+from bitsmith.data.loader import LoaderSplit
+from bitsmith.data.split import JoinedSplit
 from bitsmith.errors import DataError
 
 
@@ -170,3 +172,31 @@ def test_words_that_mean_no_augmentation_are_refused():
 def test_loaders_get_no_default_augmentation():
     assert default_augment(_named("folder:x", (3, 32, 32), contract="float")) is None
     assert default_augment(_user()) is None
+
+
+def test_shown_in_a_line():
+    data = open_data("digits", limit=100)
+    for shown in (repr(data), repr(data.train), repr(data.without_test())):
+        assert len(shown) < 400
+
+
+def test_fingerprints_tell_data_apart():
+    first, same = (open_data("digits", limit=200) for _ in range(2))
+    assert first.training.fingerprint() == same.training.fingerprint()
+    assert first.train.fingerprint() != first.search.fingerprint()
+    changed = first.train.take(torch.arange(len(first.train)))
+    changed.images[0, 0, 0, 0] += 1
+    assert changed.fingerprint() != first.train.fingerprint()
+    joined = JoinedSplit(parts=(first.train, first.search))
+    assert joined.fingerprint() != JoinedSplit(parts=(first.search, first.train)).fingerprint()
+    loaders = [
+        LoaderSplit(
+            loader=DataLoader(TensorDataset(torch.zeros(6, 1, 2, 2), y), batch_size=2, shuffle=True),
+            classes=2,
+            shape=(1, 2, 2),
+            name="train",
+        )
+        for y in (torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([1, 1, 1, 1, 0, 0]), torch.tensor([0] * 6))
+    ]
+    prints = [loader.fingerprint() for loader in loaders]
+    assert prints[0] == prints[1] != prints[2]

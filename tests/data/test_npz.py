@@ -79,7 +79,7 @@ def test_validation_and_classes_of_its_own(tmp_path):
         ({"x_train": np.zeros((60, 6), np.uint8)}, r"got uint8 \(60, 6\)"),
         ({"y_train": np.zeros(60)}, r"y_train must be integers \(N,\), got float64"),
         ({"y_train": np.zeros((60, 2), int)}, r"got int64 \(60, 2\)"),
-        ({"y_train": np.arange(59) % 4}, "x_train holds 60 images, but y_train 59 labels"),
+        ({"y_train": np.arange(59) % 4}, r"x_train holds 60 images, but .*y_train 59 labels"),
         ({"y_train": np.arange(60) % 4 - 1}, "train label -1 is outside 0..2"),
         ({"y_test": np.arange(20) % 5}, "test label 4 is outside 0..3"),
         ({"classes": np.array(["a", "b"])}, "train label 2 is outside 0..1"),

@@ -16,13 +16,9 @@ SHAPE = (3, 16, 16)
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty current directory whose modules are forgotten afterwards."""
+    """An empty current directory."""
     monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    return tmp_path
 
 
 _NETS = """
@@ -279,6 +275,11 @@ class TestOfTheUser:
         (here / "broken.py").write_text("1 / 0\n")
         with pytest.raises(RecipeError, match="importing broken failed: ZeroDivisionError: division by zero"):
             load_model("broken:net", classes=2, shape=SHAPE)
+
+    def test_a_module_that_leaves_python(self, here):
+        (here / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+        with pytest.raises(RecipeError, match="importing leaves failed: SystemExit: 3"):
+            load_model("leaves:net", classes=2, shape=SHAPE)
 
     def test_the_input_shape_is_named_with_torchs_reason(self, nets):
         with pytest.raises(

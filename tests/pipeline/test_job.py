@@ -189,8 +189,13 @@ def test_stages_say_what_is_missing(tmp_path):
     run = RunFolder.create(tmp_path / "new", recipe())
     with pytest.raises(RunError, match="no searched network yet"):
         pipeline.export(run)
+    (run.path / "graph.json").write_text("{}")
+    assert RunFolder.create(run.path, recipe(seed=5)).recipe().seed == 5  # nothing was learned yet
+    assert not (run.path / "graph.json").exists()
+    (run.path / "float").mkdir()
+    (run.path / "float" / "train.checkpoint").write_text("")
     with pytest.raises(RunError, match="another recipe"):
-        RunFolder.create(tmp_path / "new", recipe(seed=5))
+        RunFolder.create(run.path, recipe(seed=6))
 
 
 def test_as_published_keeps_float_ends_and_claims_no_integers(tmp_path):

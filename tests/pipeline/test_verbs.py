@@ -119,6 +119,9 @@ def test_searches_can_not_read_the_test_split(digits, space):
     class Peeking:
         name, epochs = "peeking", 0
 
+        def check(self, space, budgets, *, trained):
+            pass
+
         def search(self, problem):
             return len(problem.task.data.test)
 
@@ -131,6 +134,9 @@ def test_what_a_method_returns_is_checked(digits, space):
 
     class Greedy:
         name, epochs = "greedy", 0
+
+        def check(self, space, budgets, *, trained):
+            pass
 
         def search(self, problem):
             return Found(best=problem.space.uniform(8, 8), method="greedy") if problem.seed else None

@@ -90,7 +90,6 @@ def test_a_recipe_imports_what_it_names(tmp_path, monkeypatch):
         "from bitsmith.quantize import QUANTIZERS\nMINE = QUANTIZERS['pact']\nWRONG = 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_quantizers", raising=False)
     assert parse_recipe(recipe("my_quantizers:MINE"), "here").space.quantizer == "my_quantizers:MINE"
     assert find_quantizers("my_quantizers:MINE") is QUANTIZERS["pact"]
     for wrong, message in (

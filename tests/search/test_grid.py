@@ -104,6 +104,38 @@ def test_where_only_mixed_bits_fit(few):
     assert GridSearch().search(problem).best == smallest
 
 
+def test_a_training_within_goes_on_where_it_was_stopped(few, tmp_path):
+    """To the same scores, without the steps that were done."""
+    plan = dataclasses.replace(PLAN, epochs=3)
+    whole: list[Event] = []
+    wanted = GridSearch(plan=plan).search(dataclasses.replace(few, watch=whole.append))
+    steps = [event for event in whole if event.stage == "grid, 1 of 4" and not event.epoch_end]
+    seen: list[Event] = []
+
+    def stop(event: Event) -> None:
+        seen.append(event)
+        if event.stage == "grid, 1 of 4" and event.step == len(steps) - 1:
+            raise KeyboardInterrupt
+
+    kept = dataclasses.replace(few, folder=tmp_path, checkpoint_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        GridSearch(plan=plan).search(dataclasses.replace(kept, watch=stop))
+    assert list(tmp_path.glob("grid-*.checkpoint"))
+    after: list[Event] = []
+    found = GridSearch(plan=plan).search(dataclasses.replace(kept, watch=after.append))
+    assert found.curves == wanted.curves
+    assert sum(event.stage == "grid, 1 of 4" and not event.epoch_end for event in after) == 1
+    assert not list(tmp_path.glob("grid-*.checkpoint"))
+
+
+def test_refusals_come_before_anything_is_trained(few):
+    with pytest.raises(RecipeError, match="grid would measure 4 blueprints"):
+        GridSearch(most=3).check(few.space, few.budgets, trained=True)
+    with pytest.raises(RecipeError, match="without trained float weights"):
+        GridSearch().check(few.space, few.budgets, trained=False)
+    GridSearch(plan=PLAN).check(few.space, few.budgets, trained=False)
+
+
 def test_what_was_measured_is_measured_once(few, tmp_path, monkeypatch):
     """Also for another budget; but not with other weights, another seed or another plan."""
     counted = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitsmith.data import from_loaders
+from bitsmith.data import from_loaders, open_data
 from bitsmith.errors import RecipeError, RunError, TrainingError
 from bitsmith.quantize import build, float_blueprint
 from bitsmith.train import Event, Task, TrainPlan, calibrate, evaluate, fit, make_optimizer, make_schedule
@@ -119,15 +119,29 @@ def test_a_checkpoint_of_another_network(task, fresh, two_convs, tmp_path):
     plan = dataclasses.replace(PLAN, epochs=1)
     fit(fresh(), task, plan, checkpoint=tmp_path / "c")
     other = build(graphs.blueprint(two_convs(6), 4, 4))
-    with pytest.raises(RunError, match="don't fit"):
+    with pytest.raises(RunError, match=r"other bits|other starting weights"):
         fit(other, task, plan, checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_other_data_or_weights(task, few, fresh, tmp_path):
+    plan = TrainPlan(epochs=2, batch_size=64, compile="none")
+    fit(fresh(), task, plan, checkpoint=tmp_path / "c")
+    other = Task(data=open_data("digits", limit=299))
+    with pytest.raises(RunError, match="was made with other data; delete it"):
+        fit(fresh(), other, plan, checkpoint=tmp_path / "c")
+    network = fresh()
+    with torch.no_grad():
+        next(layer for _, layer in network.priced()).weight.mul_(1.01)
+    with pytest.raises(RunError, match="was made with other starting weights"):
+        fit(network, task, plan, checkpoint=tmp_path / "c")
+    assert fit(fresh(), task, plan, checkpoint=tmp_path / "c").curves["loss"]
 
 
 def test_a_checkpoint_of_other_bits(task, two_convs, tmp_path):
     """Its state fits by names and shapes, and is of another network all the same."""
     plan = dataclasses.replace(PLAN, epochs=1)
     fit(build(graphs.blueprint(two_convs(4), 4, 4)), task, plan, checkpoint=tmp_path / "c")
-    with pytest.raises(RunError, match="made with bits"):
+    with pytest.raises(RunError, match="made with other bits"):
         fit(build(graphs.blueprint(two_convs(4), 2, 4)), task, plan, checkpoint=tmp_path / "c")
 
 

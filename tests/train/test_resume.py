@@ -256,7 +256,7 @@ def test_a_checkpoint_of_another_teacher(few, tmp_path):
     fit(make("lsq", few), Task(data=few), plan, teacher=teacher, checkpoint=tmp_path / "c")
     with torch.no_grad():
         teacher.get_parameter("fc.bias").add_(1)
-    with pytest.raises(RunError, match="made with teacher"):
+    with pytest.raises(RunError, match="made with another teacher"):
         fit(make("lsq", few), Task(data=few), plan, teacher=teacher, checkpoint=tmp_path / "c")
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the input can't be used, a budget can't be met or a file i
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from typing import Annotated, Any
@@ -54,6 +55,7 @@ def main() -> None:
     """Run the command line; every error is one message."""
     # Libraries talk to developers by warnings; what users must know, we say ourselves.
     warnings.filterwarnings("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
     try:
         app()
     except BitsmithError as error:

@@ -19,7 +19,12 @@ Model = Annotated[str, typer.Option(help="NAME, torchvision:NAME or package.modu
 Weights = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors or a state_dict.")]
 Output = Annotated[str | None, typer.Option(help="Which output to take where the network gives several.")]
 
-Data = Annotated[str, typer.Option(help="digits, fashion-mnist, folder:PATH, npy:FOLDER, ...")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, fashion-mnist, cifar10, cifar100, stl10, elpv, folder:PATH, imagenet:PATH, npz:FILE, npy:FOLDER."
+    ),
+]
 Shape = Annotated[str | None, typer.Option("--input", help="Input shape, as 3x64x64.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most so many training images.")]
 AugmentWord = Annotated[str | None, typer.Option("--augment", help="default, none, crop, flip or crop+flip.")]

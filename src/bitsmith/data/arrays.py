@@ -52,12 +52,7 @@ def _read_npy_part(folder: Path, part: str) -> Labeled:
     images, labels = _load_array(images_file), _load_array(labels_file)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(f"{images_file} must be uint8 (N, H, W) or (N, H, W, C), got {images.dtype} {images.shape}")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(f"{labels_file} must be integers (N,), got {labels.dtype} {labels.shape}")
-    if len(images) != len(labels):
-        raise DataError(f"{images_file} holds {len(images)} images, but {labels_file.name} {len(labels)} labels")
-    if not images.size:
-        raise DataError(f"{images_file} holds no image")
+    _check_labels(images, labels, str(images_file), str(labels_file))
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if images.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
     return Labeled(images=pixels, labels=torch.from_numpy(labels.astype(np.int64)))
@@ -149,14 +144,18 @@ def _read_npz_part(
         )
     if labels.ndim == 2 and labels.shape[1] == 1:  # MedMNIST
         labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(f"{file}: {labels_name} must be integers (N,), got {labels.dtype} {labels.shape}")
-    if len(images) != len(labels):
-        raise DataError(f"{file}: {images_name} holds {len(images)} images, but {labels_name} {len(labels)} labels")
-    if not images.size:
-        raise DataError(f"{file}: {images_name} holds no image")
+    _check_labels(images, labels, f"{file}: {images_name}", f"{file}: {labels_name}")
     pixels = _channels_first(torch.from_numpy(images), shape, f"{file}: {images_name}")
     return Labeled(images=pixels, labels=torch.from_numpy(labels.astype(np.int64)))
+
+
+def _check_labels(images: np.ndarray, labels: np.ndarray, images_name: str, labels_name: str) -> None:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(f"{labels_name} must be integers (N,), got {labels.dtype} {labels.shape}")
+    if len(images) != len(labels):
+        raise DataError(f"{images_name} holds {len(images)} images, but {labels_name} {len(labels)} labels")
+    if not images.size:
+        raise DataError(f"{images_name} holds no image")
 
 
 def _channels_first(images: Tensor, shape: tuple[int, int, int] | None, where: str) -> Tensor:

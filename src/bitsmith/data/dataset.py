@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -32,10 +32,10 @@ class DataSet:
     """
 
     name: str
-    train: Split
-    search: Split
-    validation: Split
-    test: Split
+    train: Split = field(repr=False)
+    search: Split = field(repr=False)
+    validation: Split = field(repr=False)
+    test: Split = field(repr=False)
     classes: tuple[str, ...]
     input: InputContract
     shape: tuple[int, int, int]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from bitsmith.blueprint import InputContract
 from bitsmith.data.augment import Augment
 from bitsmith.data.image import Decoder
-from bitsmith.data.split import PixelSplit, check_samples
+from bitsmith.data.split import PixelSplit, check_samples, hashed
 from bitsmith.errors import DataError
 from bitsmith.seeding import torch_generator
 
@@ -56,6 +56,10 @@ class FileSplit(PixelSplit):
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.decoder.shape
+
+    def fingerprint(self) -> str:
+        """Of names and labels: the files themselves are not read for it."""
+        return hashed(self.labels.numpy(), self.names)
 
     def take(self, indices: Tensor) -> FileSplit:
         return replace(self, names=self.names[indices.numpy()], labels=self.labels[indices])

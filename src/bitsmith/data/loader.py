@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bitsmith.blueprint import InputContract
 from bitsmith.data.augment import Augment
-from bitsmith.data.split import Split
+from bitsmith.data.split import Split, hashed
 from bitsmith.errors import DataError
 from bitsmith.seeding import torch_generator
 
@@ -52,6 +52,10 @@ class LoaderSplit(Split):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """Of the number of samples in each class, which shuffling doesn't change."""
+        return hashed(torch.bincount(self.labels, minlength=self.classes).numpy())
 
     @property
     def labels(self) -> Tensor:

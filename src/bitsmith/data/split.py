@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -56,6 +57,10 @@ class Split(ABC):
     @abstractmethod
     def raw(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """What exported files take, of the first `limit` samples: uint8 or float32 (N, C, H, W); and their labels."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Text that other samples change: what a checkpoint keeps to know the data that it was made with."""
 
 
 class PixelSplit(Split):
@@ -165,8 +170,8 @@ class TensorSplit(PixelSplit):
         DataError: a wrong dtype, shape or length; no image; a std that is not positive.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
     contract: InputContract
 
     def __post_init__(self) -> None:
@@ -202,6 +207,9 @@ class TensorSplit(PixelSplit):
     def raw(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         return self.images[:limit].numpy(), self.labels[:limit].numpy()
 
+    def fingerprint(self) -> str:
+        return hashed(self.labels.numpy(), self.images.numpy())
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JoinedSplit(Split):
@@ -231,3 +239,15 @@ class JoinedSplit(Split):
         found = [part.raw(limit) for part in self.parts]
         inputs, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return inputs[:limit], labels[:limit]
+
+    def fingerprint(self) -> str:
+        return "+".join(part.fingerprint() for part in self.parts)
+
+
+def hashed(*arrays: np.ndarray) -> str:
+    """16 hexadecimal digits of the arrays' shapes and bytes."""
+    found = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        found.update(repr((array.shape, array.dtype.str)).encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()

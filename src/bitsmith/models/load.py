@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 
 from bitsmith.errors import RecipeError
 from bitsmith.models.edmips import edmips_resnet18
+from bitsmith.models.importing import FAILURES, import_users
 from bitsmith.models.resnet import resnet8, resnet20
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -129,11 +127,10 @@ def _torchvision(name: str, notes: list[str]) -> Callable[[int | None], nn.Modul
 
 
 def _users(spec: str, module_name: str, attribute: str) -> Callable[[int | None], nn.Module]:
-    with _current_directory_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:  # a user's module may raise anything
-            raise RecipeError(f"model {spec!r}: importing {module_name} failed: {_reason(error)}") from error
+    try:
+        module = import_users(module_name)
+    except FAILURES as error:
+        raise RecipeError(f"model {spec!r}: importing {module_name} failed: {_reason(error)}") from error
     found = getattr(module, attribute, None)
     if isinstance(found, nn.Module):
         return lambda classes: copy.deepcopy(found)
@@ -145,25 +142,13 @@ def _users(spec: str, module_name: str, attribute: str) -> Callable[[int | None]
         try:
             takes_classes = classes is not None and "classes" in inspect.signature(found).parameters
             model = found(classes=classes) if takes_classes else found()
-        except Exception as error:  # a user's function may raise anything
+        except FAILURES as error:
             raise RecipeError(f"model {spec!r}: calling {attribute} failed: {_reason(error)}") from error
         if not isinstance(model, nn.Module):
             raise RecipeError(f"model {spec!r} must give a torch.nn.Module, but gave a {type(model).__name__}")
         return model
 
     return build
-
-
-@contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the user's module may have taken it out
-            sys.path.remove(here)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -257,7 +242,7 @@ def _replace_head(model: nn.Module, head: str, outputs: int, classes: int, spec:
     return f"classifier {head}: {outputs} -> {classes} classes, {FRESH}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The first line of an exception, with its kind."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

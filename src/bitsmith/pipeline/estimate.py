@@ -16,7 +16,7 @@ from bitsmith.train import calibrate
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Seconds that the stages of a run will take, as far as they still have to be done.
+    """Seconds that the stages of a run take from its beginning.
 
     Example:
         >>> Estimate(float_seconds=60, search_seconds=120, train_seconds=300, networks=4).total

@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.errors import RunError
+from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
 from bitsmith.train import History, read_json, write_json, write_text
 
@@ -80,16 +81,21 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
-        """Make the folder, or go on in one that holds the same recipe.
+        """Make the folder, or go on in one that holds the same recipe, or any where nothing was learned yet.
 
         Raises:
-            RunError: it holds another recipe, or can't be written.
+            RunError: it holds work of another recipe, or can't be written, or another process works in it.
         """
         run, recipe = cls(path=path), absolute(recipe)
-        text = _compared(recipe)
-        if run.recipe_file.exists() and _compared(absolute(run.recipe())) != text:
-            raise RunError(f"{path} holds a run of another recipe; choose another --out, or delete that folder first")
         try:
+            if run.recipe_file.exists() and _compared(absolute(run.recipe())) != _compared(recipe):
+                if any(file.name != ".lock" for file in path.glob("*/*")):  # something was learned
+                    raise RunError(
+                        f"{path} holds a run of another recipe; choose another --out, or delete that folder first"
+                    )
+                with locked(path):
+                    for name in ("graph.json", "captured.safetensors"):
+                        (path / name).unlink(missing_ok=True)
             write_text(run.recipe_file, dump_recipe(recipe))
         except OSError as error:
             raise RunError(f"can't write to {path}: {error.strerror}") from error

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from bitsmith.blueprint import FLOAT, NetworkGraph
@@ -21,7 +20,7 @@ from bitsmith.pipeline import verbs
 from bitsmith.pipeline.folder import RunFolder
 from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
-from bitsmith.search import Composite, Method, allocate
+from bitsmith.search import Composite, Method
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, precision
 from bitsmith.train import (
@@ -46,7 +45,6 @@ class Job:
 
     Args:
         state: the captured float weights, as given or as initialized.
-        trained: whether these weights came from a file, so that they are worth starting from.
     """
 
     run: RunFolder
@@ -164,18 +162,17 @@ def make_space(recipe: Recipe, graph: NetworkGraph, data: DataSet, method: Metho
 
 
 def check_budgets(job: Job) -> None:
-    """Refuse bits that the target can't hold and budgets that can't be met, before anything is trained.
+    """Refuse bits that the target can't hold and what the method can't do, before anything is trained.
 
     Raises:
-        RecipeError: naming the layer and the bits.
+        RecipeError: naming the layer and the bits, or the method's reason.
         BudgetError: naming what is reachable and what binds.
     """
-    if isinstance(job.method, Composite) and job.method.as_published:
-        return  # it enforces none
-    verbs.check_target(job.space, job.recipe.target)
-    free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in job.space.options.items()}
-    for budgets in job.recipe.budget_sets():
-        allocate(job.space, free, budgets)
+    recipe = job.recipe
+    verbs.check_target(job.space, recipe.target)
+    trained = recipe.start != "scratch" and (recipe.float_plan is not None or recipe.model.weights is not None)
+    for budgets in recipe.budget_sets():
+        job.method.check(job.space, budgets, trained=trained)
 
 
 def float_state(job: Job) -> dict[str, Tensor] | None:

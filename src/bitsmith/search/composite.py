@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, StepLR
@@ -26,9 +25,9 @@ from bitsmith.blueprint import FLOAT, Blueprint, Budget, LayerSpec
 from bitsmith.cost import ExpectedCost, exact, tabulate
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network
-from bitsmith.search.allocate import allocate
+from bitsmith.search.allocate import allocate, some_inside
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
-from bitsmith.search.problem import Found, Problem
+from bitsmith.search.problem import Found, Problem, starting_point
 from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
 from bitsmith.space import Precision
@@ -95,6 +94,16 @@ class Composite:
     def epochs(self) -> float:
         return self.plan.epochs
 
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse budgets that can't be met (as published, none is enforced) and spaces without a choice."""
+        if not self.as_published:
+            some_inside(space, budgets)
+        if all(n == 1 for sizes in space.sizes for n in sizes):
+            raise RecipeError(
+                "there is nothing to search: ends, pins and bit-widths leave every layer one choice; allow more "
+                "bit-widths, free the ends or unpin layers, or take method: uniform"
+            )
+
     def search(self, problem: Problem) -> Found:
         """Find bits inside every budget; as published, argmax whatever the budgets say.
 
@@ -104,14 +113,7 @@ class Composite:
             TrainingError: the loss is not finite.
         """
         space = problem.space
-        if not self.as_published:
-            free = {n: np.zeros((len(o.weight), len(o.activation))) for n, o in space.options.items()}
-            allocate(space, free, problem.budgets)
-        if all(n == 1 for sizes in space.sizes for n in sizes):
-            raise RecipeError(
-                "there is nothing to search: ends, pins and bit-widths leave every layer one choice; allow more "
-                "bit-widths, free the ends or unpin layers, or take method: uniform"
-            )
+        self.check(space, problem.budgets, trained=problem.float_state is not None)
         loop = Loop(
             stage=f"search {self.name} {_at(problem)}",
             task=problem.task,
@@ -141,7 +143,8 @@ class Composite:
     def _settings(self, problem: Problem) -> dict[str, Any]:
         """What a checkpoint must agree in to be gone on from."""
         values = asdict(self) | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]}
-        return values | {"temperature": list(self.temperature)}
+        options = {name: [list(o.weight), list(o.activation)] for name, o in problem.space.options.items()}
+        return values | {"temperature": list(self.temperature), "options": options} | starting_point(problem)
 
     def _decide(self, network: Network, problem: Problem) -> tuple[Blueprint, dict[str, Any]]:
         """The blueprint that a searched network stands for, and what it was decided by."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,7 +13,7 @@ from bitsmith.errors import RecipeError
 from bitsmith.quantize import build
 from bitsmith.search.problem import Problem
 from bitsmith.seeding import derive
-from bitsmith.train import TrainPlan, Watch, calibrate, evaluate, fit, reestimate_norms, silent
+from bitsmith.train import TrainPlan, calibrate, evaluate, fit, reestimate_norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ def evaluate_blueprint(
     plan: TrainPlan | None,
     *,
     stage: str = "evaluate",
-    watch: Watch = silent,
+    checkpoint: Path | None = None,
 ) -> Score:
     """Build a blueprint's network, start it from the problem's float weights, train it shortly, score it.
 
@@ -48,12 +49,13 @@ def evaluate_blueprint(
     Args:
         plan: of the training; None scores the rounded float weights (post-training), steps calibrated and BatchNorm
             re-estimated on training data.
+        checkpoint: file that the training continues from and writes.
 
     Raises:
         RecipeError: no plan, and no float weights to round.
         TrainingError: the loss is not finite.
     """
-    require_start(problem, plan)
+    require_start(trained=problem.float_state is not None, plan=plan)
     started = time.monotonic()
     task, seed = problem.task, derive(problem.seed, "evaluate")
     torch.manual_seed(derive(seed, "weights"))
@@ -65,18 +67,29 @@ def evaluate_blueprint(
     if plan is None:
         reestimate_norms(network, task.data.training, batch_size=batch_size, seed=derive(seed, "norms"))
     else:
-        fit(network, task, plan, seed=seed, stage=stage, watch=watch)
+        learning = time.monotonic()
+        history = fit(
+            network,
+            task,
+            plan,
+            seed=seed,
+            stage=stage,
+            checkpoint=checkpoint,
+            checkpoint_seconds=problem.checkpoint_seconds,
+            watch=problem.watch,
+        )
+        started -= history.seconds - (time.monotonic() - learning)  # what processes before this one took
     metric, loss = evaluate(network.eval(), task.data.validation, task)
     return Score(metric=metric, loss=loss, epochs=plan.epochs if plan else 0, seconds=time.monotonic() - started)
 
 
-def require_start(problem: Problem, plan: TrainPlan | None) -> None:
+def require_start(*, trained: bool, plan: TrainPlan | None) -> None:
     """Refuse to score networks that were never trained.
 
     Raises:
         RecipeError: neither float weights nor a plan.
     """
-    if plan is None and problem.float_state is None:
+    if plan is None and not trained:
         raise RecipeError(
             "without trained float weights, rounded networks can't be scored: train the float network first "
             "(--float-epochs, float_plan) or give its weights, or give the method a plan to train with"

@@ -17,9 +17,9 @@ from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.search.allocate import some_inside
 from bitsmith.search.evaluate import Score, evaluate_blueprint, require_start
 from bitsmith.search.kept import Kept
-from bitsmith.search.problem import Found, Problem
+from bitsmith.search.problem import Found, Problem, starting_point
 from bitsmith.space import Precision
-from bitsmith.train import Event, TrainPlan, digest
+from bitsmith.train import Event, TrainPlan
 
 _COUNTED = 10_000  # blueprints inside the budgets, before counting them stops
 
@@ -29,8 +29,8 @@ _COUNTED = 10_000  # blueprints inside the budgets, before counting them stops
 class GridSearch:
     """Every blueprint inside the budgets, each scored by `evaluate_blueprint`; the best metric, then the least loss.
 
-    Every score is kept (grid.json) as soon as it is there. Scores don't depend on budgets: searches that
-    differ in budgets alone share them.
+    Every score is kept (grid.json) as soon as it is there, and each training has a checkpoint until then. Scores do not
+    depend on budgets: searches that differ in budgets alone share them.
 
     Args:
         plan: training of each blueprint; None scores the rounded float weights.
@@ -58,6 +58,11 @@ class GridSearch:
         """Of one blueprint: how many there are depends on the budgets; `Found.epochs` counts them all."""
         return self.plan.epochs if self.plan else 0
 
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse budgets that can't be met, more blueprints than `most`, and to round a network never trained."""
+        self._candidates(space, budgets)
+        require_start(trained=trained, plan=self.plan)
+
     def search(self, problem: Problem) -> Found:
         """Measure all, take the best.
 
@@ -66,9 +71,8 @@ class GridSearch:
             RecipeError: more than `most` blueprints do, or there is nothing to start from.
             RunError: the kept scores are damaged.
         """
-        some_inside(problem.space, problem.budgets)
-        candidates = self._candidates(problem)
-        require_start(problem, self.plan)
+        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        candidates = self._candidates(problem.space, problem.budgets)
         folder = problem.shared or problem.folder
         kept = Kept(folder / "grid.json" if folder else None, self._settings(problem))
         scores: list[Score] = []
@@ -76,8 +80,13 @@ class GridSearch:
             name = json.dumps({name: [bits.weight, bits.activation] for name, bits in blueprint.bits.items()})
             stage = f"grid, {done} of {len(candidates)}"
             if name not in kept.values:
-                score = evaluate_blueprint(problem, blueprint, self.plan, stage=stage, watch=problem.watch)
+                # One for each blueprint: searches at other budgets share the folder and come to it in another order.
+                bits = hashlib.sha256(name.encode()).hexdigest()[:16]
+                checkpoint = folder / f"grid-{bits}.checkpoint" if folder else None
+                score = evaluate_blueprint(problem, blueprint, self.plan, stage=stage, checkpoint=checkpoint)
                 kept.keep(name, asdict(score))
+                if checkpoint is not None:
+                    checkpoint.unlink(missing_ok=True)
             scores.append(Score(**kept.values[name]))
             problem.watch(Event(stage="grid", step=done, steps=len(candidates), images=0))
         best = max(range(len(scores)), key=lambda i: (scores[i].metric, -scores[i].loss))
@@ -94,8 +103,8 @@ class GridSearch:
             details={"points": self.points, "measured": len(scores), "space": problem.space.count()},
         )
 
-    def _candidates(self, problem: Problem) -> list[Blueprint]:
-        space, budgets = problem.space, problem.budgets
+    def _candidates(self, space: Precision, budgets: Sequence[Budget]) -> list[Blueprint]:
+        some_inside(space, budgets)
         if self.points == "uniform":
             inside = [b for b in uniform_points(space) if fits(b.graph, b.bits, budgets)]
             if not inside:
@@ -103,31 +112,30 @@ class GridSearch:
         else:
             inside = list(islice(blueprints_inside(space, budgets), self.most + 1))
         if len(inside) > self.most:
-            raise RecipeError(self._too_many(problem, len(inside)))
+            raise RecipeError(self._too_many(space, budgets, len(inside)))
         return inside
 
-    def _too_many(self, problem: Problem, found: int) -> str:
+    def _too_many(self, space: Precision, budgets: Sequence[Budget], found: int) -> str:
         count = str(found)
         if self.points == "all":
-            counted = sum(1 for _ in islice(_inside(problem.space, problem.budgets), _COUNTED + 1))
+            counted = sum(1 for _ in islice(_inside(space, budgets), _COUNTED + 1))
             count = f"{counted:,}" if counted <= _COUNTED else f"more than {_COUNTED:,}"
         narrow = "allow fewer bit-widths, pin layers, tighten the budgets"
         other = ", take points: uniform" if self.points == "all" else ""
         return (
-            f"grid would measure {count} blueprints inside {' and '.join(map(str, problem.budgets))} "
-            f"(of {problem.space.count():,} in the space); its most is {self.most}: {narrow}{other}, or raise most"
+            f"grid would measure {count} blueprints inside {' and '.join(map(str, budgets))} "
+            f"(of {space.count():,} in the space); its most is {self.most}: {narrow}{other}, or raise most"
         )
 
     def _settings(self, problem: Problem) -> dict[str, Any]:
         """What a score depends on, beside the bits."""
+        data = problem.task.data
         return {
             "plan": asdict(self.plan) if self.plan else None,
             "seed": problem.seed,
-            "float_state": digest(problem.float_state) if problem.float_state is not None else None,
             "metric": problem.task.metric_name,
-            "quantizer": problem.space.template.quantizer,
-            "graph": hashlib.sha256(json.dumps(problem.space.template.graph.to_dict()).encode()).hexdigest(),
-        }
+            "data": [data.training.fingerprint(), data.validation.fingerprint()],
+        } | starting_point(problem)
 
 
 def uniform_points(space: Precision) -> list[Blueprint]:

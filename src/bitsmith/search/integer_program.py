@@ -11,6 +11,7 @@ LIMPQ learned steps), on search data, made monotone; weights and activations cou
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, final
@@ -18,6 +19,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import ActivationQuantizer, Mixture, Network
 from bitsmith.search.allocate import allocate, some_inside
@@ -25,6 +27,7 @@ from bitsmith.search.mixed import build_mixed, decisions
 from bitsmith.search.problem import Found, Problem
 from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
+from bitsmith.space import Precision
 from bitsmith.train import TrainPlan, calibrate, pick_device
 
 
@@ -60,6 +63,15 @@ class Sensitivity:
     def epochs(self) -> float:
         return 0
 
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse budgets that can't be met, and to measure a network that was never trained."""
+        some_inside(space, budgets)
+        if not trained:
+            raise RecipeError(
+                "the sensitivity method measures a trained float network: train one first (--float-epochs, "
+                "float_plan), give its weights, or search with another method"
+            )
+
     def search(self, problem: Problem) -> Found:
         """Measure every option, then allocate.
 
@@ -71,12 +83,8 @@ class Sensitivity:
             RecipeError: there are no float weights to measure on.
         """
         started = time.monotonic()
-        some_inside(problem.space, problem.budgets)
-        if problem.float_state is None:
-            raise RecipeError(
-                "the sensitivity method measures a trained float network: train one first (--float-epochs, "
-                "float_plan), give its weights, or search with another method"
-            )
+        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        assert problem.float_state is not None
         train = problem.task.data.train
         torch.manual_seed(derive(problem.seed, "sensitivity"))
         network = build_mixed(problem.space)

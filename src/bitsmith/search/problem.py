@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import price
 from bitsmith.space import Precision
-from bitsmith.train import Task, Watch, silent
+from bitsmith.train import Task, Watch, digest, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,22 @@ class Problem:
     shared: Path | None = None
     checkpoint_seconds: float = 60.0
     watch: Watch = silent
+
+
+def starting_point(problem: Problem) -> dict[str, Any]:
+    """What kept values and checkpoints of a search must agree in, beside its settings, data and bits: JSON-able.
+
+    The network without the lines of code that it was captured from, its quantizer, and the float weights.
+    """
+    template = problem.space.template
+    graph = template.graph.to_dict()
+    nodes = [{key: value for key, value in node.items() if key != "source"} for node in graph["nodes"]]
+    text = json.dumps([graph["output"], nodes, template.stream_bits])
+    return {
+        "graph": hashlib.sha256(text.encode()).hexdigest(),
+        "quantizer": template.quantizer,
+        "float_state": digest(problem.float_state) if problem.float_state is not None else None,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +101,20 @@ class Method(Protocol):
         """Passes over the training split that a search takes, so that others can be given as many."""
         ...
 
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse what `search` can't do, before anything is trained.
+
+        Args:
+            trained: whether the search will have trained float weights to start from.
+
+        Raises:
+            BudgetError: no blueprint of the space meets the budgets.
+            RecipeError: another reason.
+        """
+        ...
+
     def search(self, problem: Problem) -> Found:
-        """Find a blueprint inside every budget.
+        """Find a blueprint inside every budget; it refuses what `check` does.
 
         Raises:
             BudgetError: there is none.

@@ -104,6 +104,7 @@ def measure(
     device = next(trial.parameters()).device
     settings = {"norm_batches": norm_batches, "loss_batches": loss_batches, "batch_size": batch_size, "seed": seed}
     settings |= {"network": digest(network.state_dict()), "fixed": [d.mixture.fixed for d in decisions(trial)]}
+    settings |= {"data": [data.train.fingerprint(), data.search.fingerprint()]} if folder else {}
     kept = Kept(folder / "sensitivities.json" if folder else None, settings)
     todo = sum(len(d.mixture.candidates) for d in decisions(trial) if len(d.mixture.candidates) > 1)
     done = 0

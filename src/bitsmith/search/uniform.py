@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from bitsmith.blueprint import Budget
 from bitsmith.errors import BudgetError
 from bitsmith.search.allocate import some_inside
 from bitsmith.search.baselines import fill, largest_uniform, random_inside
 from bitsmith.search.problem import Found, Problem
 from bitsmith.seeding import numpy_generator
+from bitsmith.space import Precision
 
 
 @final
@@ -32,6 +35,10 @@ class Uniform:
     @property
     def epochs(self) -> float:
         return 0
+
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse budgets that no bits meet; whether uniform ones do, `search` tells, which costs nothing."""
+        some_inside(space, budgets)
 
     def search(self, problem: Problem) -> Found:
         started = time.monotonic()
@@ -63,6 +70,10 @@ class Random:
     @property
     def epochs(self) -> float:
         return 0
+
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse budgets that can't be met."""
+        some_inside(space, budgets)
 
     def search(self, problem: Problem) -> Found:
         started = time.monotonic()

@@ -109,6 +109,12 @@ class MethodContract:
         assert fits(found.best.graph, found.best.bits, problem.budgets)
         assert all(found.costs[budget.cost] <= budget.limit for budget in problem.budgets)
 
+    def test_refuses_beforehand(self, method: Method, problem: Problem) -> None:
+        method.check(problem.space, problem.budgets, trained=True)
+        if not getattr(method, "as_published", False):
+            with pytest.raises(BudgetError):
+                method.check(problem.space, [Budget(cost="weights", limit=1)], trained=True)
+
     def test_names_itself(self, found: Found, method: Method) -> None:
         assert found.method == method.name
         assert found.seconds > 0

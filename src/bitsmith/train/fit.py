@@ -22,7 +22,7 @@ from bitsmith.train.compiling import compiled
 from bitsmith.train.distill import distill
 from bitsmith.train.loop import History, Learner, Loop
 from bitsmith.train.mode import autocast, on_threads
-from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
+from bitsmith.train.plan import WEIGHTED, TrainPlan, make_optimizer, make_schedule
 from bitsmith.train.statistics import evaluate, reestimate_norms
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Watch, silent
@@ -76,6 +76,7 @@ def fit(
             "seed": seed,
             "teacher": digest(teacher.state_dict()) if teacher else None,
             "bits": _bits(network),
+            "start": digest({name: m.weight for name, m in network.named_modules() if isinstance(m, WEIGHTED)}),
         },
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,

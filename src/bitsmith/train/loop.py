@@ -84,7 +84,7 @@ class Loop:
         split: what is learned from.
         plan: epochs, batch size, device and mode.
         epoch_seed: epoch -> seed of its batches.
-        settings: what a checkpoint must agree in to be gone on from.
+        settings: what a checkpoint must agree in to be gone on from, beside the data.
         checkpoint: file to continue from and to write; None keeps nothing.
         checkpoint_seconds: time after which the next one is written; 0 = after every step.
 
@@ -106,7 +106,9 @@ class Loop:
         watch: Watch = silent,
     ) -> None:
         self._stage, self._task, self.split, self._plan = stage, task, split, plan
-        self._epoch_seed, self._settings = epoch_seed, settings
+        self._epoch_seed, self._settings = epoch_seed, dict(settings)
+        if checkpoint is not None:
+            self._settings["data"] = split.fingerprint()
         self._checkpoint, self._checkpoint_seconds, self._watch = checkpoint, checkpoint_seconds, watch
         self.device = pick_device(plan)
         self.steps_per_epoch = split.steps(batch_size=plan.batch_size)
@@ -116,7 +118,7 @@ class Loop:
             self.mode = choose_mode(plan, steps=self.steps, device=self.device)
         else:
             assert checkpoint is not None
-            check_same(self.saved, settings, checkpoint)
+            check_same(self.saved, self._settings, checkpoint)
             self.mode = saved_mode(self.saved, checkpoint, self.device)
         if self.saved is None and self.mode.compile != wanted(plan.compile, steps=self.steps):
             self._say("torch.compile finds no compiler on this machine; nothing is compiled")
@@ -208,6 +210,18 @@ class _Place:
     images: int = 0
 
 
+# Settings whose values say nothing to people.
+_OTHER = {
+    "bits": "other bits",
+    "data": "other data",
+    "float_state": "other float weights",
+    "graph": "another network",
+    "options": "other bits to choose from",
+    "start": "other starting weights",
+    "teacher": "another teacher",
+}
+
+
 def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Path) -> None:
     """Refuse a checkpoint that was made with other settings.
 
@@ -217,9 +231,9 @@ def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint
     old = saved.get("settings", {})
     for name, value in settings.items():
         if old.get(name) != value:
+            other = _OTHER.get(name, f"{name} = {old.get(name)!r}, now it is {value!r}")
             raise RunError(
-                f"{checkpoint} was made with {name} = {old.get(name)!r}, now it is {value!r}; "
-                "delete it to start this stage again, or go back to the old setting"
+                f"{checkpoint} was made with {other}; delete it to start this stage again, or go back to what it was"
             )
 
 

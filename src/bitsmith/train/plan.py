@@ -14,6 +14,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, O
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import Priced, Quantizer
 
+# Layers whose weights decay.
+WEIGHTED = (Priced, nn.Conv2d, nn.Linear)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
@@ -35,7 +38,7 @@ class TrainPlan:
         distill: share of the loss that is learned from a teacher instead of the labels, 0..1; 0 = none. See `distill`.
         distill_temperature: of the softmax of both; 2 is what Hinton et al. 2015 chose for their largest experiment
             (section 4).
-        ema: decay per step of the averaged weights, such as 0.999; 0 = none. See `Averaged`.
+        ema: decay per step of the averaged weights, such as 0.999; 0 = none. See `average`.
 
     Raises:
         RecipeError: a number out of its range.
@@ -81,7 +84,7 @@ def make_optimizer(
         leave_out: parameters that are optimized elsewhere.
     """
     modules = list(network.modules())
-    decayed = [m.weight for m in modules if isinstance(m, Priced | nn.Conv2d | nn.Linear)]
+    decayed = [m.weight for m in modules if isinstance(m, WEIGHTED)]
     decayed += [parameter for m in modules if isinstance(m, Quantizer) for parameter in m.decayed()]
     chosen = {id(p) for p in [*decayed, *leave_out]}
     rest = [p for p in network.parameters() if id(p) not in chosen and p.requires_grad]
