@@ -10,6 +10,7 @@ The public names, in the order of a job:
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
     quantize                                the same from float weights, without training
     export, verify, load                    files that run as integers, and the proof
+    explain                                 what each layer of a trained network gains and costs
     price                                   what a blueprint costs
 """
 
@@ -18,6 +19,7 @@ from bitsmith.capture import capture
 from bitsmith.cost import price
 from bitsmith.data import from_loaders, open_data
 from bitsmith.errors import BitsmithError
+from bitsmith.pipeline.explain import explain
 from bitsmith.pipeline.exported import export, load, verify
 from bitsmith.pipeline.verbs import precision_space, quantize, search, train
 from bitsmith.quantize import build
@@ -41,6 +43,7 @@ __all__ = [
     "build",
     "calibrate",
     "capture",
+    "explain",
     "export",
     "from_loaders",
     "fronts",

@@ -61,6 +61,11 @@ def read_json(path: Path, what: str) -> Any:
         raise RunError(f"{path} is damaged ({error}); delete it and run the stage again") from error
 
 
+def cache_folder() -> Path:
+    """Where what can be had again lies: $XDG_CACHE_HOME/bitsmith, by default ~/.cache/bitsmith."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitsmith"
+
+
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import UNITS, Budget, format_cost, fronts
+from bitsmith.blueprint import UNITS, Budget, Power, format_cost, fronts, json_name
 from bitsmith.errors import BudgetError
 
 COST = st.sampled_from(sorted(UNITS))
@@ -37,6 +37,12 @@ def test_decimals_mean_what_they_say(thousandths, unit):
         ("avg_bits=2.5", "avg_bits", 2.5),
         ("  size = 1e3 B ", "size", 1000),
         ("params=80000", "params", 80_000),
+        ("energy=40uJ", "energy", 4e-5),
+        ("energy=40\N{MICRO SIGN}J", "energy", 4e-5),
+        ("energy=0.3 nJ", "energy", 3e-10),
+        ("latency=3ms", "latency", 3e-3),
+        ("latency=250us", "latency", 2.5e-4),
+        ("flash=1MiB", "flash", 1_048_576),
     ],
 )
 def test_examples(text, cost, limit):
@@ -58,6 +64,16 @@ def test_examples(text, cost, limit):
         ("size=0kB", "positive"),
         ("size=1e999kB", "positive"),
         ("", "can't read"),
+        ("energy=40kB", "can't be in 'kB'; it takes J, mJ, uJ, nJ"),
+        ("latency=3", "it takes s, ms, us"),
+        ("power=5mW", "a power is that of inferences at a rate: write it as power=5mW@30fps"),
+        ("power=5mW@", "write it as power=5mW@30fps"),
+        ("power=5mJ@30fps", "power in .* can't be in 'mJ'; it takes W, mW, uW"),
+        ("power=5mW@30", "a rate in .* can't be in 'a bare number'; it takes fps, Hz"),
+        ("power=5mW@0fps", "positive"),
+        ("power=0W@3fps", "positive"),
+        ("power=1e300W@1e-300fps", "positive"),
+        ("energy=5mJ@30fps", "can't read"),
     ],
 )
 def test_misprints(text, message):
@@ -155,3 +171,36 @@ def test_any_front_is_read_or_refused(text):
 def test_one_budget_is_not_a_front():
     with pytest.raises(BudgetError, match=r"bitsmith\.fronts\('size=10,20kB'\) lists them"):
         Budget.parse("size=10,20kB")
+
+
+@given(watts=st.integers(1, 10**9).map(lambda n: n / 10**7), rate=st.integers(1, 10**6).map(lambda n: n / 10**3))
+@example(watts=0.005, rate=30.0)
+def test_a_power_is_an_energy_that_prints_as_it_was_written(watts, rate):
+    power = Power(watts=watts, rate=rate)
+    budget = Budget(cost="energy", limit=power.joules, power=power)
+    assert Budget.parse(str(budget)) == budget
+    assert str(budget).startswith("power=")
+    assert budget.limit == pytest.approx(watts / rate, rel=1e-15)
+
+
+def test_power_in_words():
+    budget = Budget.parse("power=5mW@30fps")
+    assert str(budget) == "power=5mW@30fps"
+    assert budget.cost == "energy"
+    assert budget.describe(3e-4) == "300 uJ (9 mW at 30fps)"
+    assert Budget.parse("energy=1uJ").describe(3e-4) == "300 uJ"
+
+
+def test_fronts_of_energies_and_powers():
+    assert [str(b) for (b,) in fronts("energy=10,20uJ")] == ["energy=10uJ", "energy=20uJ"]
+    assert [str(b) for (b,) in fronts("power=5,10mW@30fps")] == ["power=5mW@30fps", "power=10mW@30fps"]
+    assert [str(b) for (b,) in fronts("power=5mW,0.1W@2Hz")] == ["power=5mW@2fps", "power=100mW@2fps"]
+    with pytest.raises(BudgetError, match="energy is limited twice"):
+        fronts("energy=10uJ", "power=5mW@30fps")
+    with pytest.raises(BudgetError, match="can't read the power 'power=5mW@10,30fps'"):
+        fronts("power=5mW@10,30fps")
+
+
+def test_names_of_plain_numbers():
+    names = [json_name(cost) for cost in ("weights", "size", "macs", "energy", "latency", "avg_bits")]
+    assert names == ["weight_bytes", "size_bytes", "macs", "energy_joules", "latency_seconds", "avg_bits"]

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from bitsmith.blueprint import Budget
+from bitsmith.cost import find_target
 from bitsmith.errors import RecipeError
-from bitsmith.recipe import dump_recipe, make_method, parse_recipe, read_recipe
+from bitsmith.recipe import SpaceSection, dump_recipe, make_method, parse_recipe, read_recipe, suited_space
 from bitsmith.search import Composite
 
 LEAST = {"model": {"spec": "resnet8"}, "data": {"source": "digits"}, "budgets": "size=20kB"}
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+SHIPPED = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(set(SHIPPED.rglob("*.yaml")) - set(SHIPPED.glob("comparisons/*")))  # these are tested by comparisons
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -88,3 +91,55 @@ def test_files_that_are_no_recipes(tmp_path, text, words):
         read_recipe(file)
     with pytest.raises(RecipeError, match="can't read the recipe"):
         read_recipe(tmp_path / "missing.yaml")
+
+
+BOARD = """
+extends: mpic
+bits: {weights: [2, 4], activations: [4]}
+memories: {ram: 60kB}
+"""
+
+
+def test_what_is_not_said_suits_the_target():
+    def space(target, **given):
+        return parse_recipe(LEAST | {"target": target, "space": given}, "here").space
+
+    assert space("onnx").weight_bits == (2, 3, 4, 8)
+    assert space("mpic").weight_bits == (2, 4, 8)
+    assert space("mpic", weight_bits=[2, 3]).weight_bits == (2, 3)  # asked for: refused later, never changed
+    assert space("ethos-u").weight_bits == (8,)
+    assert space("hls4ml").quantizer == "lsq-pow2"
+    assert space("hls4ml", quantizer="lsq").quantizer == "lsq"
+    assert suited_space(find_target("onnx")) == SpaceSection().model_dump(exclude={"pins"})
+
+
+def test_a_target_file_is_kept_in_the_recipe(tmp_path):
+    (tmp_path / "board.yaml").write_text(BOARD)
+    recipe = parse_recipe(LEAST | {"target": str(tmp_path / "board.yaml"), "budgets": ["energy=1,2mJ"]}, "here")
+    (tmp_path / "board.yaml").unlink()
+    assert (recipe.space.weight_bits, recipe.space.activation_bits, recipe.space.ends) == ((2, 4), (4,), None)
+    assert [", ".join(map(str, line)) for line in recipe.budget_sets()] == [
+        "energy=1mJ, ram=60kB",
+        "energy=2mJ, ram=60kB",
+    ]
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe))
+    assert read_recipe(copy) == recipe
+    assert read_recipe(copy, target="mpic").budget_sets()[0] == (Budget.parse("energy=1mJ"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budgets": "energy=1uJ"}, "target 'onnx' can't meet energy=1uJ.*target mpic"),
+        ({"budgets": "power=1mW@3fps", "target": "finn"}, "can't meet power=1mW@3fps"),
+        ({"target": "mpic", "fixed": ["w3a8"]}, "fixed: target 'mpic' can't hold w3a8"),
+        ({"target": {"name": "x", "bits": {"weights": [9]}}}, "target.bits.weights.0: .*less than"),
+        ({"target": {"extends": "mpic"}}, "target.name: Field required"),
+        ({"target": 5}, "target"),
+        ({"target": "nowhere.yaml"}, "can't read the target nowhere.yaml"),
+    ],
+)
+def test_refusals_of_targets(change, words):
+    with pytest.raises(RecipeError, match=f"here.yaml: .*{words}"):
+        parse_recipe(LEAST | change, "here.yaml")

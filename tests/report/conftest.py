@@ -4,7 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from bitsmith.report import Curve, LayerRow, Record, Requested, Row, Sensitivities, Sensitivity, Verification
+from bitsmith.report import (
+    Curve,
+    Effect,
+    Explained,
+    Latency,
+    LayerRow,
+    LayerStep,
+    Record,
+    Requested,
+    Row,
+    Sensitivities,
+    Sensitivity,
+    Verification,
+    advise,
+)
 
 LAYERS = ["stem", *(f"stage{s}.{b}.conv{c}" for s in (1, 2, 3) for b in (0,) for c in (1, 2)), "down2", "down3", "fc"]
 
@@ -31,6 +45,36 @@ def make_layers(weight_bits) -> list[LayerRow]:
         )
         for i, (name, bits) in enumerate(zip(LAYERS, weight_bits, strict=True))
     ]  # fmt: skip
+
+
+def make_effect(value=0.0, margin=0.01) -> Effect:
+    return Effect(value=value, margin=margin, noise=abs(value) <= margin)
+
+
+def make_step(layer="stem", kind="weight", before=4, after=2, score=0.0, loss=0.0, size=None, **changes) -> LayerStep:
+    """Margins: 1 point, 0.01 of loss."""
+    costs = {"size": float(100 * (after - before)) if size is None else float(size), "bitops": 1e6 * (after - before)}
+    step = LayerStep(
+        layer=layer, kind=kind, before=before, after=after, score=make_effect(score), loss=make_effect(loss),
+        costs=costs, inside=after < before, believed=0.25 * loss,
+    )  # fmt: skip
+    return replace(step, **changes)
+
+
+def make_explained(steps=None, **changes) -> Explained:
+    if steps is None:
+        steps = [make_step(name, after=after, score=0.004 * (i - 4), loss=0.005 * (4 - i))
+                 for i, name in enumerate(LAYERS[1:-1]) for after in (2, 8)]  # fmt: skip
+    explained = Explained(
+        network="composite-size=20kB", metric="accuracy", images=5000, trained_score=0.915, score=0.914, loss=0.3,
+        price="size", requested=[make_requested()], steps=steps, words=[],
+    )  # fmt: skip
+    explained = replace(explained, **changes)
+    return replace(explained, words=advise(explained))
+
+
+def make_requested() -> Requested:
+    return Requested(network="composite-size=20kB", cost="size", limit=20_000.0, obtained=19_900.0, met=True)
 
 
 def make_record(**changes) -> Record:
@@ -73,7 +117,14 @@ def make_record(**changes) -> Record:
                 series={"size": [max(19_800.0, 60_000.0 - 2_200.0 * e) for e in epochs]},
             ),
         ],
-        requested=[Requested(network="composite-size=20kB", cost="size", limit=20_000.0, obtained=19_900.0, met=True)],
+        explained={"composite-size=20kB": make_explained()},
+        latencies=[
+            Latency(
+                network="composite-size=20kB", predicted=1.6e-4, measured=1.65e-4, spread=4e-6, known=False,
+                setting="onnxruntime 1.31.1, 1 thread",
+            )
+        ],
+        requested=[make_requested()],
         verification=[
             Verification(
                 artefact="model.onnx", images=10_000, score=0.912,
@@ -91,6 +142,8 @@ def make_record(**changes) -> Record:
         "chosen": [folder for folder in record.chosen if folder in folders],
         "layers": {folder: layers for folder, layers in record.layers.items() if folder in folders},
         "sensitivities": {folder: it for folder, it in record.sensitivities.items() if folder in folders},
+        "explained": {folder: it for folder, it in record.explained.items() if folder in folders},
+        "latencies": [line for line in record.latencies if line.network in folders],
         "requested": [line for line in record.requested if line.network in folders],
     }
     return replace(record, **(kept | changes))
@@ -108,6 +161,13 @@ def make_hostile(text) -> Record:
             f"{text}5": replace(measured, decisions=[replace(decision, layer=text) for decision in measured.decisions])
             for measured in sample.sensitivities.values()
         },
+        explained={
+            f"{text}5": replace(
+                it, network=text, metric=text, words=[text], steps=[replace(step, layer=text) for step in it.steps]
+            )
+            for it in sample.explained.values()
+        },
+        latencies=[replace(line, network=f"{text}5", setting=text) for line in sample.latencies],
         requested=[replace(line, network=f"{text}5") for line in sample.requested],
         curves=[Curve(name=text, x_label=text, x=[1.0, 2.0], series={text: [1.0, 2.0]}, limits={text: 1.5})],
         verification=[
@@ -131,3 +191,13 @@ def record():
 @pytest.fixture
 def hostile():
     return make_hostile
+
+
+@pytest.fixture(scope="session")
+def explained():
+    return make_explained
+
+
+@pytest.fixture(scope="session")
+def step():
+    return make_step

@@ -133,9 +133,9 @@ def hover(page, x, y):
 
 def test_every_chart_is_drawn_with_all_its_points(visit, front):
     page = visit(front)
-    # Accuracy, three networks, of which one search measured sensitivities, two curves.
-    assert page.locator("figure[data-plot]").count() == 7
-    assert page.locator("figure[data-drawn]").count() == 4  # two networks wait behind the first
+    # Accuracy, three networks, of which one search measured sensitivities, one explained, two curves.
+    assert page.locator("figure[data-plot]").count() == 8
+    assert page.locator("figure[data-drawn]").count() == 5  # two networks wait behind the first
     accuracy = page.locator("figure[data-plot]").nth(0)
     rings = 4  # networks that no other one beats; the end of the staircase has a marker of no size
     shown = accuracy.evaluate("f => [...f.querySelectorAll('.points path')].filter(p => p.getBBox().width > 0).length")
@@ -254,7 +254,7 @@ def test_text_stays_text(visit, hostile, fenced):
         return bare
 
     page = visit(hostile(attack), width=400, change=(lambda html: html) if fenced else unfence)
-    assert page.locator("figure[data-drawn]").count() == 4
+    assert page.locator("figure[data-drawn]").count() == 5
     assert page.evaluate("document.documentElement.dataset.ran") is None
     assert page.locator("img, a, iframe, object, embed, body svg[onload]").count() == 0
     attributes = page.evaluate("[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())")

@@ -86,7 +86,10 @@ def test_the_tables_say_what_the_record_says(record):
 
 
 def test_empty_parts_are_left_out_or_said(record):
-    bare = record(rows=[], chosen=[], layers={}, sensitivities={}, curves=[], requested=[], verification=[], notes=[])
+    bare = record(
+        rows=[], chosen=[], layers={}, sensitivities={}, explained={}, latencies=[], curves=[], requested=[],
+        verification=[], notes=[],
+    )  # fmt: skip
     page = Page(render(bare))
     shown = " ".join(page.text)
     assert "No exported file was verified." in shown

@@ -46,8 +46,8 @@ def test_a_record_comes_back_unchanged(record, tmp_path):
 def test_any_text_and_number_comes_back(tmp_path_factory, title, note, value):
     sample = Record(
         title=title, created="2026-11-20", verdict=note, network={title: value}, data={}, rows=[], chosen=[], layers={},
-        sensitivities={}, curves=[], requested=[], verification=[], environment={note: title}, notes=[note],
-        command=title,
+        sensitivities={}, explained={}, latencies=[], curves=[], requested=[], verification=[],
+        environment={note: title}, notes=[note], command=title,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("record") / "report.json"
     path.write_text(sample.to_json(), encoding="utf-8")
@@ -76,7 +76,7 @@ def test_a_missing_field_of_a_row_is_named(damaged, field):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("schema",), 1, "schema 1; this version of bitsmith reads 2"),
+        (("schema",), 1, f"schema 1; this version of bitsmith reads {SCHEMA}"),
         (("extra",), 1, "extra"),
         (("created",), "yesterday", "created: .*isoformat"),
         (("rows", 0, "test"), 1.2, r"rows\.0\.test: .*less than or equal to 1"),

@@ -1,7 +1,8 @@
 """Plain values: topology, grids, bits, budgets. Nothing here imports torch."""
 
 from bitsmith.blueprint.blueprint import FLOAT, Bits, Blueprint, InputContract, Options
-from bitsmith.blueprint.budget import UNITS, Budget, format_cost, fronts
+from bitsmith.blueprint.budget import Budget, Power, fronts
+from bitsmith.blueprint.coupling import Coupling, couple, groups_removed, keep
 from bitsmith.blueprint.graph import (
     ACCUMULATING,
     CLIPS,
@@ -16,6 +17,7 @@ from bitsmith.blueprint.graph import (
     Norm,
 )
 from bitsmith.blueprint.grids import GridPlan, plan_grids
+from bitsmith.blueprint.units import UNITS, format_cost, json_name, spoken_cost, unit_of
 
 __all__ = [
     "ACCUMULATING",
@@ -30,6 +32,7 @@ __all__ = [
     "Bits",
     "Blueprint",
     "Budget",
+    "Coupling",
     "GridPlan",
     "InputContract",
     "LayerSpec",
@@ -37,7 +40,14 @@ __all__ = [
     "Node",
     "Norm",
     "Options",
+    "Power",
+    "couple",
     "format_cost",
     "fronts",
+    "groups_removed",
+    "json_name",
+    "keep",
     "plan_grids",
+    "spoken_cost",
+    "unit_of",
 ]

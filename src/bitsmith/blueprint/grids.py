@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitsmith.blueprint.graph import ACCUMULATING, CLIPS, FUNCTIONS, JOINING, PRICED, TRANSPARENT, NetworkGraph, Node
+from bitsmith.blueprint.groups import Groups
 
 # Functions whose values are never negative.
 _UNSIGNED: frozenset[str] = CLIPS | {"sigmoid", "hard_sigmoid"}
@@ -86,7 +87,7 @@ def plan_grids(graph: NetworkGraph) -> GridPlan:
         elif ops:
             stream[name] = name
 
-    group = _Groups()
+    group = Groups[str]()
     for name in stream:
         node = graph[name]
         start = graph[node.inputs[0]] if node.op in CLIPS and node.inputs[0] in merged else node
@@ -156,20 +157,3 @@ def _merged_clips(graph: NetworkGraph) -> frozenset[str]:
             if alone and source.op in _CLIPPED:
                 found.add(source.name)
     return frozenset(found)
-
-
-class _Groups:
-    """Union-find over names; the representative is the first name joined."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def find(self, name: str) -> str:
-        while self._parent.get(name, name) != name:
-            name = self._parent[name]
-        return name
-
-    def join(self, a: str, b: str) -> None:
-        a, b = self.find(a), self.find(b)
-        if a != b:
-            self._parent[b] = a

@@ -4,6 +4,27 @@ from bitsmith.cli.app import app, main
 from bitsmith.cli.jobs import quantize, run, search  # importing a command registers it; this is their order in --help
 from bitsmith.cli.stages import export, report, train, verify
 
-from bitsmith.cli.facts import check, cost  # isort: skip
+from bitsmith.cli.explain import explain  # isort: skip
+from bitsmith.cli.check import check  # isort: skip
+from bitsmith.cli.facts import cost  # isort: skip
+from bitsmith.cli.targets import targets  # isort: skip
+from bitsmith.cli.profile import profile  # isort: skip
+from bitsmith.cli.compare import compare  # isort: skip
 
-__all__ = ["app", "check", "cost", "export", "main", "quantize", "report", "run", "search", "train", "verify"]
+__all__ = [
+    "app",
+    "check",
+    "compare",
+    "cost",
+    "explain",
+    "export",
+    "main",
+    "profile",
+    "quantize",
+    "report",
+    "run",
+    "search",
+    "targets",
+    "train",
+    "verify",
+]

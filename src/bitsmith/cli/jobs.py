@@ -42,6 +42,7 @@ from bitsmith.cli.options import (
     TargetName,
     WeightBits,
     Weights,
+    Width,
     parse_class_weights,
     parse_shape,
     space_section,
@@ -60,6 +61,7 @@ def run(
     out_folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/RECIPE.")] = None,
     data: Annotated[str | None, typer.Option(help="Another data set than the recipe's.")] = None,
     shape: Shape = None,
+    width: Width = None,
     limit: Limit = None,
     augment: AugmentWord = None,
     skip_bad: SkipBad = False,
@@ -68,6 +70,7 @@ def run(
     lr: Lr = None,
     distill: Distill = None,
     ema: Ema = None,
+    target: TargetName = None,
     seed: Seed = None,
     device: Device = None,
     compile_mode: Compile = None,
@@ -77,9 +80,10 @@ def run(
 ) -> None:
     """The whole job of a recipe: search, train, export, verify, report. Run again, it goes on where it was."""
     values = override(
-        read_recipe(recipe),
+        read_recipe(recipe, target=target),
         data=data,
         shape=parse_shape(shape),
+        width=width,
         limit=limit,
         augment=augment,
         skip_bad=skip_bad or None,
@@ -97,6 +101,8 @@ def run(
     tell = say(quiet or as_json)
     with pipeline.locked(folder.path):
         job = pipeline.prepare(folder, tell)
+        with progress(quiet or as_json) as watch:
+            pipeline.estimate_ahead(job, watch)
         announce(job, tell)
         with progress(quiet or as_json) as watch:
             pipeline.train_float(job, watch)
@@ -114,6 +120,7 @@ def search(
     shape: Shape = None,
     weights: Weights = None,
     output: Output = None,
+    width: Width = None,
     limit: Limit = None,
     augment: AugmentWord = None,
     skip_bad: SkipBad = False,
@@ -122,10 +129,10 @@ def search(
     positive: Positive = None,
     class_weights: ClassWeights = None,
     label_smoothing: Annotated[float | None, typer.Option(help="0..1.")] = None,
-    weight_bits: WeightBits = "2,3,4,8",
-    activation_bits: ActivationBits = "8",
+    weight_bits: WeightBits = None,
+    activation_bits: ActivationBits = None,
     pin: Pins = None,
-    ends: Ends = "8",
+    ends: Ends = None,
     quantizer: Quantizer = None,
     target: TargetName = None,
     method: Annotated[
@@ -158,6 +165,7 @@ def search(
         model=model,
         weights=weights,
         output=output,
+        width=width,
         data=data,
         shape=parse_shape(shape),
         limit=limit,
@@ -184,6 +192,8 @@ def search(
     tell = say(quiet or as_json)
     with pipeline.locked(folder.path):
         job = pipeline.prepare(folder, tell)
+        with progress(quiet or as_json) as watch:
+            pipeline.estimate_ahead(job, watch)
         announce(job, tell)
         with progress(quiet or as_json) as watch:
             pipeline.train_float(job, watch)
@@ -193,7 +203,7 @@ def search(
             {
                 "name": entry.name,
                 "budget": entry.budget,
-                "costs": price(blueprint.graph, blueprint.bits),
+                "costs": price(blueprint.graph, blueprint.bits, job.space.costs),
                 "bits": {name: [bits.weight, bits.activation] for name, bits in blueprint.bits.items()},
             }
             for entry, blueprint in folder.entries()
@@ -219,11 +229,12 @@ def quantize(
     download: Download = False,
     metric: MetricName = None,
     positive: Positive = None,
-    weight_bits: WeightBits = "2,3,4,8",
-    activation_bits: ActivationBits = "8",
+    weight_bits: WeightBits = None,
+    activation_bits: ActivationBits = None,
     pin: Pins = None,
-    ends: Ends = "8",
+    ends: Ends = None,
     quantizer: Quantizer = None,
+    target: TargetName = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of bitsmith train, should it go on.")] = None,
     seed: Seed = None,
     device: Device = None,
@@ -259,6 +270,7 @@ def quantize(
         metric=metric,
         positive=positive,
         quantizer=quantizer,
+        target=target,
         epochs=train_epochs,
         seed=seed,
         device=device,
@@ -268,6 +280,8 @@ def quantize(
     tell = say(quiet or as_json)
     with pipeline.locked(folder.path):
         job = pipeline.prepare(folder, tell)
+        with progress(quiet or as_json) as watch:
+            pipeline.estimate_ahead(job, watch)
         pipeline.check_budgets(job)
         pipeline.require_float(job)
         with progress(quiet or as_json) as watch:

@@ -17,6 +17,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 
 Model = Annotated[str, typer.Option(help="NAME, torchvision:NAME or package.module:function.")]
 Weights = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors or a state_dict.")]
+Width = Annotated[float | None, typer.Option(help="Share of every layer's channels that is left, as 0.5.")]
 Output = Annotated[str | None, typer.Option(help="Which output to take where the network gives several.")]
 
 Data = Annotated[
@@ -38,13 +39,18 @@ Budgets = Annotated[
     list[str],
     typer.Option("--budget", help="As size=20kB; give several to meet all of them; size=10,15,20kB: a network each."),
 ]
-WeightBits = Annotated[str, typer.Option(help="What weights may take, as 2,3,4,8.")]
-ActivationBits = Annotated[str, typer.Option(help="What activations may take, as 8.")]
+WeightBits = Annotated[
+    str | None, typer.Option(help="What weights may take; default 2,3,4,8 if the target holds them.")
+]
+ActivationBits = Annotated[str | None, typer.Option(help="What activations may take; default 8.")]
 Pins = Annotated[
     list[str] | None, typer.Option("--pin", help="LAYER=8, =w4a8, =w4, =a8 or =float; * in LAYER is any text.")
 ]
-Ends = Annotated[str, typer.Option(help="Bits of the first and the last layer, or 'free'.")]
-TargetName = Annotated[str | None, typer.Option("--target", help="What must hold the network: onnx.")]
+Ends = Annotated[str | None, typer.Option(help="Bits of the first and the last layer, or 'free'; default 8.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", help="What must hold the network: a name of bitsmith targets, or my-board.yaml."),
+]
 Quantizer = Annotated[
     str | None, typer.Option(help="lsq, lsq-pow2, pact, gaussian, hwgq, hwgq-optimal, or package.module:Name.")
 ]
@@ -82,14 +88,16 @@ def parse_class_weights(text: str | None) -> str | list[float] | None:
         raise RecipeError(f"--class-weights takes 'balanced' or one number per class, as 1,5; got {text!r}") from error
 
 
-def space_section(weight_bits: str, activation_bits: str, ends: str, pins: list[str] | None) -> dict[str, Any]:
-    """The recipe's space from the options of that name."""
-    return {
-        "weight_bits": parse_numbers(weight_bits, "--weight-bits"),
-        "activation_bits": parse_numbers(activation_bits, "--activation-bits"),
-        "ends": parse_ends(ends),
-        "pins": parse_pins(pins or []),
-    }
+def space_section(
+    weight_bits: str | None, activation_bits: str | None, ends: str | None, pins: list[str] | None
+) -> dict[str, Any]:
+    """The recipe's space from the options of that name that were given."""
+    found: dict[str, Any] = {"pins": parse_pins(pins)} if pins else {}
+    if weight_bits is not None:
+        found["weight_bits"] = parse_numbers(weight_bits, "--weight-bits")
+    if activation_bits is not None:
+        found["activation_bits"] = parse_numbers(activation_bits, "--activation-bits")
+    return found if ends is None else {**found, "ends": parse_ends(ends)}
 
 
 def parse_ends(text: str) -> int | None:

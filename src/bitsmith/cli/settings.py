@@ -13,6 +13,7 @@ PLACES: dict[str, str] = {
     "model": "model.spec",
     "weights": "model.weights",
     "output": "model.output",
+    "width": "model.width",
     "data": "data.source",
     "shape": "data.shape",
     "limit": "data.limit",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from rich.table import Table
 
 from bitsmith import pipeline
 from bitsmith.blueprint import format_cost
+from bitsmith.cost import Target
 from bitsmith.pipeline import Job
 from bitsmith.pipeline.estimate import Estimate, estimate
+from bitsmith.pipeline.reach import Reach
 from bitsmith.report import Record, front_cost, on_front, read_record
+from bitsmith.space import Precision
 from bitsmith.train import Event
 
 out = Console()
@@ -73,7 +76,7 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
             images[event.stage] += event.images
             bar = bars.tasks[tasks[event.stage]]
             speed = images[event.stage] / bar.elapsed if bar.elapsed else 0.0
-            shown: dict[str, Any] = {"completed": event.step, "speed": f"{speed:,.0f} images/s"}
+            shown: dict[str, Any] = {"completed": event.step, "speed": f"{speed:,.0f} images/s" if speed else ""}
             if event.epoch_end:
                 loss = event.values.get("loss")
                 score = next(
@@ -144,22 +147,46 @@ def results(record: Record) -> Table:
     return table
 
 
-def print_check(job: Job, rows: list[dict[str, Any]], expected: Estimate) -> None:
-    for note in job.notes:
-        out.print(f"note: {escape(note)}", soft_wrap=True)
-    out.print(
-        f"Captured: {len(job.graph.layers)} priced layers, every operator can be lowered to integers; "
-        f"{job.space.count():,} choices of bits."
-    )
-    table = Table()
-    for name in ("budget", "least", "most", ""):
-        table.add_column(name, justify="right" if name in ("least", "most") else "left")
-    for row in rows:
-        low, high = format_cost(row["cost"], row["least"]), format_cost(row["cost"], row["most"])
-        table.add_row(row["budget"], low, high, row["state"])
-    out.print(table)
+def print_check(job: Job, rows: list[Reach], expected: Estimate) -> None:
+    _print_captured(job.notes, job.space, job.target)
+    out.print(_reaches(rows))
     out.print(
         f"About {duration(expected.total)} of search ({job.method.name}) and training for {expected.networks} networks "
         "on this machine, as if nothing were compiled.",
         soft_wrap=True,
     )
+
+
+def print_fit(space: Precision, target: Target, rows: list[Reach], notes: Sequence[str]) -> None:
+    _print_captured(notes, space, target)
+    out.print(_reaches(rows))
+
+
+def _print_captured(notes: Sequence[str], space: Precision, target: Target) -> None:
+    for note in notes:
+        out.print(f"note: {escape(note)}", soft_wrap=True)
+    refused = target.refused(space.template.graph)
+    lowered = "" if refused else ", every operator can be lowered to integers"
+    out.print(
+        f"Captured: {len(space.options)} priced layers{lowered}; {_choices(space.count())} for target "
+        f"{escape(target.name)}.",
+        soft_wrap=True,
+    )
+
+
+def _choices(count: int) -> str:
+    """How many, exactly where that can be read."""
+    if count == 1:
+        return "one choice of bits"
+    return f"{count:,} choices of bits" if count < 10**12 else f"more than 10^{len(str(count - 1)) - 1} choices of bits"
+
+
+def _reaches(rows: list[Reach]) -> Table:
+    """What each cost can be by itself, and its budget."""
+    table = Table()
+    for name in ("cost", "budget", "least", "most", ""):
+        table.add_column(name, justify="right" if name in ("least", "most") else "left")
+    for row in rows:
+        low, high = format_cost(row.cost, row.least), format_cost(row.cost, row.most)
+        table.add_row(row.cost, str(row.budget) if row.budget else "", low, high, row.state)
+    return table

@@ -27,7 +27,7 @@ from torch import Tensor
 from bitsmith.blueprint import Bits, Budget, GridPlan, LayerSpec, NetworkGraph, plan_grids
 from bitsmith.cost.layout import check_operators, fixed_bytes, layer_bytes, weight_bytes
 from bitsmith.cost.memory import plan_arena
-from bitsmith.errors import CaptureError
+from bitsmith.errors import BudgetError, CaptureError
 
 
 def _as_total(graph: NetworkGraph, total: Tensor) -> Tensor:
@@ -59,6 +59,33 @@ class Cost:
     def value(self, graph: NetworkGraph, total: float) -> float:
         """`finish` of a plain number: by the same kernel as under probabilities, so that both agree to the bit."""
         return float(self.finish(graph, torch.tensor(total, dtype=torch.float64)))
+
+
+def fractional(
+    name: str,
+    parts: float,
+    entry: Callable[[NetworkGraph, GridPlan, LayerSpec, Bits], float],
+    fixed: Callable[[NetworkGraph, GridPlan], float] | None = None,
+) -> Cost:
+    """A cost whose total is counted in whole parts of its unit: value = total / parts.
+
+    The quotient is the nearest float64, as that of a limit read from text is: a limit met exactly is met.
+
+    Args:
+        parts: how many make up one unit, a power of ten: 1e15 femtojoules are a joule.
+        entry, fixed: as of `Cost`; nothing is fixed by default.
+
+    Example:
+        An energy of 40,000,000,000 fJ is 4e-05 J, inside the budget energy=40uJ.
+    """
+
+    def finish(graph: NetworkGraph, total: Tensor) -> Tensor:
+        return total / parts
+
+    def total_limit(graph: NetworkGraph, limit: float) -> float:
+        return limit * parts
+
+    return Cost(name=name, entry=entry, fixed=fixed or _none_fixed, finish=finish, total_limit=total_limit)
 
 
 def _none_fixed(graph: NetworkGraph, plan: GridPlan) -> float:
@@ -143,32 +170,47 @@ def planned(graph: NetworkGraph) -> GridPlan:
     return plan_grids(graph)
 
 
-def exact(cost: str, graph: NetworkGraph, bits: Mapping[str, Bits]) -> float:
+def find_cost(name: str, costs: Mapping[str, Cost]) -> Cost:
+    """The cost of a name.
+
+    Raises:
+        BudgetError: there is none of that name among these.
+    """
+    if name not in costs:
+        raise BudgetError(f"there is no cost {name!r} here; there are {', '.join(costs)}")
+    return costs[name]
+
+
+def exact(cost: str, graph: NetworkGraph, bits: Mapping[str, Bits], costs: Mapping[str, Cost] = COSTS) -> float:
     """The value of one cost for one inference.
 
     value = finish(fixed(graph) + sum over priced layers of entry(layer, bits))
 
     Args:
-        cost: a key of `COSTS`.
+        cost: a key of `costs`.
         bits: for every priced layer its Bits.
+        costs: those of a target (`Target.costs`) know its energy and latency too.
 
     Example:
         One conv of 432 weights at 2 bits and 442,368 MACs at w2a8: weights 108 B, bitops 7,077,888, avg_bits 4.
 
     Raises:
+        BudgetError: a cost that isn't among these.
         CaptureError: the graph has an operator without a price, or no priced layer.
     """
     plan = planned(graph)
-    priced = COSTS[cost]
+    priced = find_cost(cost, costs)
     total = priced.fixed(graph, plan) + sum(priced.entry(graph, plan, la, bits[la.name]) for la in graph.layers)
     return priced.value(graph, total)
 
 
-def price(graph: NetworkGraph, bits: Mapping[str, Bits]) -> dict[str, float]:
+def price(graph: NetworkGraph, bits: Mapping[str, Bits], costs: Mapping[str, Cost] = COSTS) -> dict[str, float]:
     """All costs of one blueprint, as `exact`."""
-    return {name: exact(name, graph, bits) for name in COSTS}
+    return {name: exact(name, graph, bits, costs) for name in costs}
 
 
-def fits(graph: NetworkGraph, bits: Mapping[str, Bits], budgets: Sequence[Budget]) -> bool:
+def fits(
+    graph: NetworkGraph, bits: Mapping[str, Bits], budgets: Sequence[Budget], costs: Mapping[str, Cost] = COSTS
+) -> bool:
     """Whether a blueprint is inside every budget; a value equal to its limit is."""
-    return all(exact(budget.cost, graph, bits) <= budget.limit for budget in budgets)
+    return all(exact(budget.cost, graph, bits, costs) <= budget.limit for budget in budgets)

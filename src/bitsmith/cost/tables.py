@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from bitsmith.blueprint import Bits, LayerSpec, NetworkGraph, Options
-from bitsmith.cost.additive import COSTS, planned
+from bitsmith.cost.additive import COSTS, Cost, find_cost, planned
 
 
-def table(cost: str, graph: NetworkGraph, layer: LayerSpec, options: Options) -> np.ndarray:
+def table(
+    cost: str, graph: NetworkGraph, layer: LayerSpec, options: Options, costs: Mapping[str, Cost] = COSTS
+) -> np.ndarray:
     """What a layer adds to the additive total of a cost at each pair of its options.
 
     Returns:
@@ -24,10 +26,10 @@ def table(cost: str, graph: NetworkGraph, layer: LayerSpec, options: Options) ->
     Example:
         432 weights at 2 or 3 bits, activations at 8: `weights` is [[108.], [162.]].
     """
-    plan = planned(graph)
+    plan, priced = planned(graph), find_cost(cost, costs)
     return np.array(
         [
-            [COSTS[cost].entry(graph, plan, layer, Bits(weight=w, activation=a)) for a in options.activation]
+            [priced.entry(graph, plan, layer, Bits(weight=w, activation=a)) for a in options.activation]
             for w in options.weight
         ],
         dtype=np.float64,
@@ -40,12 +42,12 @@ class CostTables:
     """One cost of every blueprint of a space: value = finish(fixed + sum of one entry per layer).
 
     Args:
-        cost: a key of `COSTS`.
+        cost: what `entries` and `fixed` are totals of.
         fixed: what doesn't depend on a layer's bits.
         entries: for every priced layer, in execution order, its `table`.
     """
 
-    cost: str
+    cost: Cost
     graph: NetworkGraph
     fixed: float
     entries: Mapping[str, np.ndarray]
@@ -61,18 +63,24 @@ class CostTables:
 
     def value(self, total: float) -> float:
         """The cost's value at an additive total."""
-        return COSTS[self.cost].value(self.graph, total)
+        return self.cost.value(self.graph, total)
 
     def whole_limit(self, limit: float) -> int:
         """The greatest whole total in reach whose value is at most `limit`, free of rounding errors."""
         if self.greatest() <= limit:
             return int(self.fixed + sum(float(entry.max()) for entry in self.entries.values()))
-        total = math.floor(COSTS[self.cost].total_limit(self.graph, limit))
-        while self.value(total) > limit:
-            total -= 1
-        while self.value(total + 1) <= limit:
-            total += 1
-        return total
+        # The inverse in floats may be a few units off, by more the larger totals are: bracket it, then halve.
+        inside = outside = math.floor(self.cost.total_limit(self.graph, limit))
+        step = 1
+        while self.value(inside) > limit:
+            inside, step = inside - step, 2 * step
+        step = 1
+        while self.value(outside) <= limit:
+            outside, step = outside + step, 2 * step
+        while outside - inside > 1:
+            middle = (inside + outside) // 2
+            inside, outside = (middle, outside) if self.value(middle) <= limit else (inside, middle)
+        return inside
 
     def least(self) -> float:
         """The least value that any choice reaches."""
@@ -83,13 +91,20 @@ class CostTables:
         return self.value(self.fixed + sum(float(entry.max()) for entry in self.entries.values()))
 
 
-def tabulate(cost: str, graph: NetworkGraph, options: Mapping[str, Options]) -> CostTables:
-    """The tables of one cost for a graph and the options of its priced layers."""
+def tabulate(
+    cost: str, graph: NetworkGraph, options: Mapping[str, Options], costs: Mapping[str, Cost] = COSTS
+) -> CostTables:
+    """The tables of one cost for a graph and the options of its priced layers.
+
+    Raises:
+        BudgetError: a cost that isn't among these.
+    """
+    priced = find_cost(cost, costs)
     return CostTables(
-        cost=cost,
+        cost=priced,
         graph=graph,
-        fixed=float(COSTS[cost].fixed(graph, planned(graph))),
-        entries={layer.name: table(cost, graph, layer, options[layer.name]) for layer in graph.layers},
+        fixed=float(priced.fixed(graph, planned(graph))),
+        entries={layer.name: table(cost, graph, layer, options[layer.name], costs) for layer in graph.layers},
     )
 
 
@@ -101,7 +116,7 @@ class ExpectedCost:
     At one-hot probabilities it equals `exact` to the last bit (whole numbers in float64).
 
     Args:
-        cost: a key of `COSTS`.
+        cost: a key of `costs`.
         options: for every priced layer its Options.
 
     Example:
@@ -110,8 +125,10 @@ class ExpectedCost:
         tensor(135., dtype=torch.float64)
     """
 
-    def __init__(self, cost: str, graph: NetworkGraph, options: Mapping[str, Options]) -> None:
-        self._tables = tabulate(cost, graph, options)
+    def __init__(
+        self, cost: str, graph: NetworkGraph, options: Mapping[str, Options], costs: Mapping[str, Cost] = COSTS
+    ) -> None:
+        self._tables = tabulate(cost, graph, options, costs)
         self._entries = {name: torch.from_numpy(entry) for name, entry in self._tables.entries.items()}
 
     def __call__(
@@ -126,4 +143,4 @@ class ExpectedCost:
         for name, entry in self._entries.items():
             p, q = weight_probabilities[name].double(), activation_probabilities[name].double()
             total = total.to(p.device) + p @ entry.to(p.device) @ q
-        return COSTS[self._tables.cost].finish(self._tables.graph, total)
+        return self._tables.cost.finish(self._tables.graph, total)

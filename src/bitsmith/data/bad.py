@@ -10,8 +10,7 @@ import numpy as np
 
 from bitsmith.data.files import chunked, decode
 from bitsmith.data.image import Decoder
-from bitsmith.data.place import cache_folder
-from bitsmith.files import read_json, write_json
+from bitsmith.files import cache_folder, read_json, write_json
 
 
 def find_bad(root: Path, names: np.ndarray, decoder: Decoder) -> dict[int, str]:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsmith.data.place import cache_folder
 from bitsmith.data.raw import Labeled, Raw, Request
 from bitsmith.errors import DataError
+from bitsmith.files import cache_folder
 
 # Name -> torchvision's subfolder, and the page that offers its archive.
 _HOMES = {

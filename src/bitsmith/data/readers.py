@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitsmith.data.place import cache_folder
 from bitsmith.data.raw import Labeled, Raw, Request, carve_test
 from bitsmith.data.stratify import stratified_draw
 from bitsmith.errors import DataError
+from bitsmith.files import cache_folder
 
 # Where the Debian package dataset-fashion-mnist puts its files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

@@ -18,7 +18,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,7 @@ class Verification:
         flagged: layers whose products can pass 16 bits, which x86 machines without VNNI saturate: there the file can
             differ though it doesn't here.
         problems: one sentence for each thing that is wrong.
+        predictions: (N,) or (N, positions) classes that the file predicts, by onnxruntime as it is used by default.
     """
 
     images: int
@@ -99,6 +100,7 @@ class Verification:
     float_layers: int
     flagged: tuple[str, ...]
     problems: tuple[str, ...]
+    predictions: np.ndarray = field(repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -166,12 +168,14 @@ def verify_onnx(
         score_trained = None if score is None else score(before, labels)
         problems += _freezing_problems(before, simulation, labels)
     equal, outputs, accuracy, scores, first = {}, {}, {}, {}, []
+    predictions = _predictions(reference)
     for level in levels:
         computed = infer(session(path, level, threads=threads), images, [OUTPUT], batch=batch)[0]
         same = _same(computed, reference)
         rows = same.reshape(len(images), -1).all(1)
         equal[level], outputs[level] = int(rows.sum()), int((~same).sum())
         accuracy[level] = _accuracy(computed, labels)
+        predictions = _predictions(computed)  # the last level is the one that users get
         if score is not None:
             scores[level] = score(computed, labels)
         suspects = np.flatnonzero(~rows) if not rows.all() else np.arange(len(images))
@@ -204,6 +208,7 @@ def verify_onnx(
         float_layers=sum(kernel in FLOAT_KERNELS for _, kernel in kernels),
         flagged=tuple(operator.layer for operator in program.weighted if program.may_saturate(operator)),
         problems=tuple(problems),
+        predictions=predictions[:, 0] if predictions.shape[1] == 1 else predictions,
     )
 
 

@@ -1,6 +1,8 @@
 """The whole job: recipe in; trained, exported, verified network and report out."""
 
+from bitsmith.pipeline.ahead import estimate_ahead
 from bitsmith.pipeline.artefacts import describe, export, verify
+from bitsmith.pipeline.explain import explain_run
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job, Say, check_budgets, make_space, open_task, prepare, quiet
 from bitsmith.pipeline.lock import locked
@@ -19,6 +21,8 @@ __all__ = [
     "check_budgets",
     "describe",
     "environment",
+    "estimate_ahead",
+    "explain_run",
     "export",
     "is_integer",
     "locked",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from bitsmith.deploy import Verification
 from bitsmith.errors import RunError
@@ -10,9 +11,11 @@ from bitsmith.pipeline import exported
 from bitsmith.pipeline.folder import RunFolder
 from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
 from bitsmith.pipeline.lock import locked
+from bitsmith.pipeline.outcomes import Outcomes, save_outcomes
 from bitsmith.pipeline.post import NOT_TRAINED
 from bitsmith.pipeline.traits import is_integer
-from bitsmith.train import evaluate, write_json
+from bitsmith.quantize import Network
+from bitsmith.train import evaluate, infer, write_json
 
 
 def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet) -> None:
@@ -45,26 +48,35 @@ def _verify(job: Job, say: Say) -> bool:
     for entry, blueprint in job.run.entries():
         folder = job.run.folder(entry)
         if not is_integer(blueprint):
-            network = exported.load(folder)
-            score, _ = evaluate(network, job.task.data.test, job.task)
+            score = _test_in_torch(job, exported.load(folder), folder)
             write_json(folder / "verification.json", {"test": score, "source": "torch", "checks": []})
             continue
         if not (folder / "model.onnx").exists():
             raise RunError(f"{folder / 'model.onnx'} is missing; run bitsmith export {job.run.path} first")
         checked = exported.verify(folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score)
         fine = fine and checked.ok
+        labels = job.task.data.test.labels[: checked.images].numpy()
+        save_outcomes(Outcomes(predictions=checked.predictions, labels=labels), folder)
         values = dataclasses.asdict(checked) | {"ok": checked.ok, "artefact": "model.onnx"}
+        del values["predictions"]  # kept beside it, as numbers
         score = min(checked.scores.values())  # equal at all levels where the file is right
         write_json(folder / "verification.json", {"test": score, "source": "onnx", "checks": [values]})
         say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
     floats = float_state(job)
     if floats is not None:
         network = float_network(job, floats)
-        score, _ = evaluate(network, job.task.data.test, job.task)
+        score = _test_in_torch(job, network, job.float_folder)
         validation, _ = evaluate(network, job.task.data.validation, job.task)
         values = {"test": score, "validation": validation, "source": "torch", "checks": []}
         write_json(job.float_folder / "verification.json", values)
     return fine
+
+
+def _test_in_torch(job: Job, network: Network, folder: Path) -> float:
+    """The test score of a network that has no integer file; what it predicts is kept."""
+    logits, labels = infer(network, job.task.data.test)
+    save_outcomes(Outcomes(predictions=logits.argmax(1).numpy(), labels=labels.numpy()), folder)
+    return job.task.score(logits, labels)
 
 
 def describe(checked: Verification, metric: str = "accuracy") -> str:

@@ -10,7 +10,8 @@ NAME/                      one folder per low-precision network ("entry"):
     network.safetensors, training.json
     post_training.json     in place of training.json, or beside it, where the network was quantized without training
     model.onnx
-    verification.json
+    verification.json, outcomes.safetensors    what the file predicts of every test image, for comparisons
+    explain.json, explain.measured.json    what each layer gains and costs, and the measured steps behind it
     search.checkpoint, sensitivities.json, train.checkpoint    while that stage runs
     left_out.json          in place of all, where a baseline has no network inside the budget: why
 shared/METHOD/             what the searches of a front share, where they do

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bitsmith.blueprint import FLOAT, NetworkGraph
 from bitsmith.capture import capture
+from bitsmith.cost import COSTS, Target, find_target
 from bitsmith.data import DataSet, choose_augment, open_data
 from bitsmith.errors import CaptureError, DataError, RunError
 from bitsmith.models import load_model
@@ -22,7 +24,7 @@ from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
 from bitsmith.search import Composite, Method
 from bitsmith.seeding import derive
-from bitsmith.space import Precision, precision
+from bitsmith.space import Precision, narrowed, precision
 from bitsmith.train import (
     Task,
     load_into,
@@ -53,6 +55,7 @@ class Job:
     graph: NetworkGraph
     state: dict[str, Tensor]
     space: Precision
+    target: Target
     method: Method
     notes: tuple[str, ...]
 
@@ -122,6 +125,9 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
         )
         captured = capture(module, task.data.shape, output=recipe.model.output)
         graph, state, notes = captured.graph, captured.state, (*messages, *captured.notes)
+        if recipe.model.width != 1:
+            graph, state, note = narrowed_to(recipe, graph, state)
+            notes = (*notes, note)
         save_state(state, weights_file)
         write_json(graph_file, {"graph": graph.to_dict(), "notes": list(notes)})
     notes = (*notes, *task.data.notes)
@@ -132,20 +138,37 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
             f"the captured network gives outputs of shape {graph.output_shape}, the data has {len(task.data.classes)} "
             "classes; it takes one number per class"
         )
-    method = make_method(recipe.method)
+    method, target = make_method(recipe.method), find_target(recipe.target)
     return Job(
         run=run,
         recipe=recipe,
         task=task,
         graph=graph,
         state=state,
-        space=make_space(recipe, graph, task.data, method),
+        space=make_space(recipe, graph, task.data, method, target),
+        target=target,
         method=method,
         notes=notes,
     )
 
 
-def make_space(recipe: Recipe, graph: NetworkGraph, data: DataSet, method: Method) -> Precision:
+def narrowed_to(
+    recipe: Recipe, graph: NetworkGraph, state: dict[str, Tensor]
+) -> tuple[NetworkGraph, dict[str, Tensor], str]:
+    """Graph and weights at the recipe's width, and what to say of it.
+
+    Weights that were given lose the channels that are left out. Others are newly initialized, since the module's own
+    were drawn for layers that read more.
+    """
+    narrow = narrowed(graph, recipe.model.width)
+    if recipe.model.weights is not None:
+        return narrow.graph, narrow.state(state), f"{narrow.note()}; their given values, to be trained further"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(recipe.seed, "model"))
+        return narrow.graph, build(float_blueprint(narrow.graph)).state_dict(), f"{narrow.note()}, newly initialized"
+
+
+def make_space(recipe: Recipe, graph: NetworkGraph, data: DataSet, method: Method, target: Target) -> Precision:
     """The recipe's space; as published, EdMIPS' own: HWGQ, float ends and float sums."""
     section = recipe.space
     published = isinstance(method, Composite) and method.as_published
@@ -158,6 +181,7 @@ def make_space(recipe: Recipe, graph: NetworkGraph, data: DataSet, method: Metho
         section.activation_bits,
         ends=FLOAT if published else section.ends,
         pins=section.pins,
+        costs=COSTS if published else target.costs,
     )
 
 
@@ -169,8 +193,8 @@ def check_budgets(job: Job) -> None:
         BudgetError: naming what is reachable and what binds.
     """
     recipe = job.recipe
-    verbs.check_target(job.space, recipe.target)
-    trained = recipe.start != "scratch" and (recipe.float_plan is not None or recipe.model.weights is not None)
+    verbs.check_target(job.space, job.target)
+    trained = recipe.start != "scratch" and (recipe.float_plan is not None or recipe.model.trained)
     for budgets in recipe.budget_sets():
         job.method.check(job.space, budgets, trained=trained)
 

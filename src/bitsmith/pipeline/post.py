@@ -47,7 +47,7 @@ def quantize(job: Job, watch: Watch = silent, say: Say = quiet) -> None:
                         "what": NOT_TRAINED,
                         "budget": entry.budget,
                         "bits": {name: [b.weight, b.activation] for name, b in blueprint.bits.items()},
-                        "costs": price(blueprint.graph, blueprint.bits),
+                        "costs": price(blueprint.graph, blueprint.bits, job.space.costs),
                         "score": validation,
                         "metric": job.task.metric_name,
                         "epochs": entry.search_epochs,

@@ -89,7 +89,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
                         job.space,
                         method,
                         budgets,
-                        target=job.recipe.target,
+                        target=job.target,
                         float_state=start,
                         seed=job.recipe.seed,
                         folder=folder,
@@ -122,7 +122,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
             bits = ((int(text[1]),), (int(text[3]),))
             section = job.recipe.space
             ends = FLOAT if job.space.template.stream_bits == FLOAT else section.ends
-            pinned = precision(job.space.template, *bits, ends=ends, pins=section.pins)
+            pinned = precision(job.space.template, *bits, ends=ends, pins=section.pins, costs=job.space.costs)
             job.run.write_entry(entry, pinned.uniform(bits[0][0], bits[1][0]))
 
 
@@ -179,7 +179,7 @@ def _train_one(job: Job, entry: Entry, blueprint: Blueprint, longest: float, wat
             "name": entry.name,
             "budget": entry.budget,
             "bits": {name: [b.weight, b.activation] for name, b in blueprint.bits.items()},
-            "costs": price(blueprint.graph, blueprint.bits),
+            "costs": price(blueprint.graph, blueprint.bits, job.space.costs),
             "score": validation,
             "metric": job.task.metric_name,
             "epochs": plan.epochs + entry.search_epochs,
@@ -220,7 +220,7 @@ def change_lr(run: RunFolder, lr: float) -> None:
 
 def _keep_training(folder: Path, state: dict[str, Tensor], history: History) -> None:
     """Write weights, then training.json, which says that the training is done; files of other weights go first."""
-    for stale in ("model.onnx", "verification.json"):
+    for stale in ("model.onnx", "verification.json", "outcomes.safetensors", "explain.json"):
         (folder / stale).unlink(missing_ok=True)
     save_state(state, folder / "network.safetensors")
     write_json(folder / "training.json", {"seconds": history.seconds, "curves": history.curves})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bitsmith.blueprint import Bits, Blueprint, Budget, Options
-from bitsmith.cost import exact, price, table
+from bitsmith.cost import COSTS, exact, price, table
 from bitsmith.errors import RunError
+from bitsmith.pipeline.explain import FILE as EXPLAINED
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job
+from bitsmith.pipeline.latencies import check_run, read_latencies
+from bitsmith.pipeline.machine import environment
 from bitsmith.pipeline.notes import caution, notes
 from bitsmith.pipeline.post import NOT_TRAINED
 from bitsmith.pipeline.traits import meets, summarize_bits
@@ -28,12 +28,11 @@ from bitsmith.report import (
     Sensitivities,
     Sensitivity,
     Verification,
+    read_explained,
     verdict,
     write_report,
 )
 from bitsmith.train import read_json
-
-_VERSIONED = ("bitsmith", "torch", "onnx", "onnxruntime", "numpy", "scipy")
 
 
 def report(job: Job) -> Path:
@@ -42,6 +41,8 @@ def report(job: Job) -> Path:
     Raises:
         RunError: a network isn't verified yet.
     """
+    if job.target.latency is not None:
+        check_run(job.run, job.target.latency)
     return write_report(summarize(job), job.run.path)
 
 
@@ -80,38 +81,22 @@ def summarize(job: Job) -> Record:
         sensitivities={
             entry.slug: _sensitivities(job, entry.details) for entry, _ in entries if "noise" in entry.details
         },
+        explained={
+            entry.slug: read_explained(file) for entry, _ in entries if (file := run.folder(entry) / EXPLAINED).exists()
+        },
         curves=_curves(job, entries),
         requested=[
             Requested(network=entry.slug, cost=b.cost, limit=b.limit, obtained=value, met=value <= b.limit)
             for entry, blueprint in entries
             for b in map(Budget.parse, entry.budgets)
-            for value in [exact(b.cost, blueprint.graph, blueprint.bits)]
+            for value in [exact(b.cost, blueprint.graph, blueprint.bits, job.space.costs)]
         ],
         verification=[check for entry, _ in entries for check in _verifications(run, entry)],
         environment=environment(recipe.seed),
         notes=notes(job, entries),
         command=recipe.command,
+        latencies=read_latencies(run) if job.target.latency else [],
     )
-
-
-def environment(seed: int) -> dict[str, str]:
-    """Versions, machine and seed, for records and benchmark results."""
-    return {
-        **{name: version(name) for name in _VERSIONED},
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpu": _cpu(),
-        "cores": str(os.cpu_count()),
-        "seed": str(seed),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
@@ -128,7 +113,7 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
         kind=entry.kind,
         budget=entry.budget,
         bits=summarize_bits(blueprint),
-        costs=price(blueprint.graph, blueprint.bits),
+        costs=price(blueprint.graph, blueprint.bits, job.space.costs),
         epochs=(len(curve) if trained else 0) + entry.search_epochs,
         seconds=history.seconds + entry.search_seconds,
         seed=job.recipe.seed,
@@ -136,14 +121,17 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
         validation=curve[-1],
         test=checked["test"],
         source=checked["source"],
-        meets=meets(blueprint, budgets),
+        meets=meets(blueprint, budgets, job.space.costs),
         folder=entry.slug,
         trained=trained is not None,
     )
 
 
 def _float_row(job: Job) -> Row:
-    """The float network: trained by this run, or as its weights were given (then no epochs of ours)."""
+    """The float network: trained by this run, or as its weights were given (then no epochs of ours).
+
+    It is priced by the general costs alone: no target says what floats would cost on it.
+    """
     history = job.run.history(job.float_folder)
     checked = read_json(job.float_folder / "verification.json", f"run bitsmith verify {job.run.path} first")
     blueprint = float_blueprint(job.graph)
@@ -160,7 +148,7 @@ def _float_row(job: Job) -> Row:
         validation=checked["validation"],
         test=checked["test"],
         source="torch",
-        meets=meets(blueprint, [budget for line in job.recipe.budget_sets() for budget in line]),
+        meets=meets(blueprint, [b for line in job.recipe.budget_sets() for b in line if b.cost in COSTS], COSTS),
         folder="float",
         trained=True,
     )

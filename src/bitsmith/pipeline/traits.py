@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bitsmith.blueprint import FLOAT, Blueprint, Budget
-from bitsmith.cost import price
+from bitsmith.cost import Cost, exact
 
 
 def summarize_bits(blueprint: Blueprint) -> str:
@@ -20,10 +20,10 @@ def summarize_bits(blueprint: Blueprint) -> str:
     return f"w{weight} a{activation}"
 
 
-def meets(blueprint: Blueprint, budgets: Iterable[Budget]) -> dict[str, bool]:
+def meets(blueprint: Blueprint, budgets: Iterable[Budget], costs: Mapping[str, Cost]) -> dict[str, bool]:
     """Budget text -> whether a blueprint is inside."""
-    costs = price(blueprint.graph, blueprint.bits)
-    return {str(budget): costs[budget.cost] <= budget.limit for budget in budgets}
+    graph, bits = blueprint.graph, blueprint.bits
+    return {str(budget): exact(budget.cost, graph, bits, costs) <= budget.limit for budget in budgets}
 
 
 def is_integer(blueprint: Blueprint) -> bool:

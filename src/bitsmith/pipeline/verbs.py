@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, Bits, Blueprint, Budget, NetworkGraph
 from bitsmith.capture import Captured, capture
-from bitsmith.cost import TARGETS
+from bitsmith.cost import Target, check_budgets, find_target
 from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
+from bitsmith.recipe import suited_space
 from bitsmith.search import Composite, Found, Method, Problem
 from bitsmith.seeding import derive
 from bitsmith.space import Pin, Precision, precision
@@ -44,35 +46,38 @@ def template(
 ) -> Blueprint:
     """The blueprint that a space varies: a graph with the data's input contract and classes, 8 bits as placeholders."""
     graph = graph.graph if isinstance(graph, Captured) else graph
+    bare = bare_template(graph, quantizer)
+    return replace(bare, stream_bits=stream_bits, input=data.input, classes=data.classes)
+
+
+def bare_template(graph: NetworkGraph, quantizer: str = "lsq") -> Blueprint:
+    """The template of a network that no data is known for, which can be priced and not trained."""
     bits = {layer.name: Bits(weight=8, activation=8) for layer in graph.layers}
-    return Blueprint(
-        graph=graph,
-        bits=bits,
-        quantizer=quantizer,
-        stream_bits=stream_bits,
-        input=data.input,
-        classes=data.classes,
-    )
+    return Blueprint(graph=graph, bits=bits, quantizer=quantizer)
 
 
 def precision_space(
     net: nn.Module | Captured,
     data: DataSet,
-    weight_bits: Sequence[int] = (2, 3, 4, 8),
-    activation_bits: Sequence[int] = (8,),
+    weight_bits: Sequence[int] | None = None,
+    activation_bits: Sequence[int] | None = None,
     *,
-    ends: int | None = 8,
+    ends: int | Literal["auto"] | None = "auto",
     pins: Mapping[str, Pin] | None = None,
-    quantizer: str = "lsq",
+    quantizer: str | None = None,
+    target: str | Target = "onnx",
 ) -> Precision:
     """The space of all bit-widths of a network of yours on your data.
 
     Args:
         net: any torch module that captures, or what `capture` made of it.
-        weight_bits, activation_bits: what each layer may take.
-        ends: bits of the first and the last layer; None leaves them free.
+        weight_bits, activation_bits: what each layer may take; (2, 3, 4, 8) and (8,) unless the target holds less.
+        ends: bits of the first and the last layer; None leaves them free; "auto" is 8, or free where the target
+            doesn't hold 8.
         pins: layer or pattern -> 8, "w4a8", "w4", "a8" or "float"; see `bitsmith.space.resolve_pins`.
-        quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name" of a module that is imported.
+        quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name" of a module that is imported;
+            lsq, or lsq-pow2 where the target wants steps that are powers of two.
+        target: the device, whose costs the space then knows; as of `search`.
 
     Raises:
         CaptureError: the module can't be captured.
@@ -80,9 +85,18 @@ def precision_space(
         BitsmithError: an unknown quantizer.
     """
     captured = net if isinstance(net, Captured) else capture(net, data.shape)
-    find_quantizers(quantizer)
-    of_data = template(captured, data, quantizer=quantizer)
-    return precision(of_data, weight_bits, activation_bits, ends=ends, pins=pins)
+    device = find_target(target)
+    suited = suited_space(device)
+    chosen: str = suited["quantizer"] if quantizer is None else quantizer
+    find_quantizers(chosen)
+    return precision(
+        template(captured, data, quantizer=chosen),
+        suited["weight_bits"] if weight_bits is None else weight_bits,
+        suited["activation_bits"] if activation_bits is None else activation_bits,
+        ends=suited["ends"] if ends == "auto" else ends,
+        pins=pins,
+        costs=device.costs,
+    )
 
 
 def search(
@@ -91,7 +105,7 @@ def search(
     method: Method,
     budgets: Sequence[str | Budget],
     *,
-    target: str = "onnx",
+    target: str | Target = "onnx",
     float_state: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -105,6 +119,8 @@ def search(
 
     Args:
         budgets: "size=20kB", or Budget values; all are met at once.
+        target: the device: its name, "my-board.yaml" or a Target. Its costs are added to the space's, its memories
+            to the budgets.
         float_state: weights of a trained float network to start from, as `Captured.state`.
         folder: where the search keeps its checkpoint; a killed search goes on from there.
         shared: where searches that differ in budgets alone keep what doesn't depend on them, such as measured
@@ -113,12 +129,17 @@ def search(
 
     Raises:
         BudgetError: no blueprint meets the budgets; says what is reachable and what binds.
-        RecipeError: the target can't hold a bit-width of the space.
+        RecipeError: the target can't hold the space.
     """
     limits = [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets]
     if not limits:
         raise BudgetError("give at least one budget, such as size=20kB")
-    check_target(space, target)
+    device = find_target(target)
+    check_target(space, device)
+    if not _claims_none(space):
+        space = replace(space, costs={**space.costs, **device.costs})
+    limits = device.within(limits)
+    check_budgets(device, limits, space.costs)
     blind = replace(task, data=task.data.without_test())
     found = method.search(
         Problem(
@@ -137,22 +158,27 @@ def search(
         raise RecipeError(
             f"method {method.name!r} returned a {type(found).__name__}; it must return a bitsmith.search Found"
         )
+    found = replace(found, priced=space.costs)
     over = [budget for budget in limits if found.costs[budget.cost] > budget.limit]
     if over and not (isinstance(method, Composite) and method.as_published):  # as published, none is enforced
         raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
     return found
 
 
-def check_target(space: Precision, target: str) -> None:
-    """Refuse a space with bits that a target can't hold.
+def check_target(space: Precision, target: Target) -> None:
+    """Refuse a space that a target can't hold.
 
     Raises:
-        RecipeError: an unknown target; a bit-width that it doesn't run, such as a layer pinned to float.
+        RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer.
     """
-    if target not in TARGETS:
-        raise RecipeError(f"unknown target {target!r}; known are {', '.join(TARGETS)}")
-    if space.template.stream_bits != FLOAT:  # networks with float sums, as published, claim no target
-        TARGETS[target].check(space.options)
+    if not _claims_none(space):
+        steps = find_quantizers(space.template.quantizer)
+        target.check(space.options, space.template.graph, power_of_two=steps.power_of_two)
+
+
+def _claims_none(space: Precision) -> bool:
+    """Networks with float sums, as published, claim no target."""
+    return space.template.stream_bits == FLOAT
 
 
 def train(

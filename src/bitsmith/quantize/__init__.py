@@ -2,13 +2,13 @@
 
 from bitsmith.quantize.fold import ACCUMULATOR, Folded, FrozenLayer, freeze
 from bitsmith.quantize.gaussian import GaussianActivation, GaussianWeight
-from bitsmith.quantize.layers import Affine, Priced
-from bitsmith.quantize.lsq import LsqActivation, LsqWeight, Stream
-from bitsmith.quantize.mixture import Identity, Mixture
-from bitsmith.quantize.network import Network, build, float_blueprint
+from bitsmith.quantize.layers import Affine, Priced, apply_weight
+from bitsmith.quantize.lsq import LearnedStep, LsqActivation, LsqWeight, Stream
+from bitsmith.quantize.mixture import Identity, Mixture, mix
+from bitsmith.quantize.network import Network, Stepped, build, float_blueprint
 from bitsmith.quantize.pact import PactActivation, SawbWeight
 from bitsmith.quantize.pairs import QUANTIZERS, QuantizerPair, find_quantizers
-from bitsmith.quantize.quantizer import ActivationQuantizer, Calibrated, Grid, Quantizer
+from bitsmith.quantize.quantizer import ActivationQuantizer, Calibrated, Grid, Quantizer, scale_gradient
 
 __all__ = [
     "ACCUMULATOR",
@@ -22,6 +22,7 @@ __all__ = [
     "GaussianWeight",
     "Grid",
     "Identity",
+    "LearnedStep",
     "LsqActivation",
     "LsqWeight",
     "Mixture",
@@ -31,9 +32,13 @@ __all__ = [
     "Quantizer",
     "QuantizerPair",
     "SawbWeight",
+    "Stepped",
     "Stream",
+    "apply_weight",
     "build",
     "find_quantizers",
     "float_blueprint",
     "freeze",
+    "mix",
+    "scale_gradient",
 ]

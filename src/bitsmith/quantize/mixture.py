@@ -6,7 +6,7 @@ sum_ij p_i q_j conv(Q_i(x), Q_j(W)) = conv(sum_i p_i Q_i(x), sum_j q_j Q_j(W)), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -62,16 +62,26 @@ class Mixture(nn.Module):
             return self.candidates[self.fixed](x)
         if len(self.candidates) == 1:
             return self.candidates[0](x)
-        p = self.probabilities()
-        learned = [i for i, candidate in enumerate(self.candidates) if _in_one_pass(candidate)]
-        parts = []
-        if learned:
-            chosen = [cast(LearnedStep, self.candidates[i]) for i in learned]
-            steps = torch.stack([candidate.step(x).reshape(-1) for candidate in chosen])
-            ranges = [candidate.range for candidate in chosen]
-            parts.append(levels(x, steps, ranges, p[learned], compiled=chosen[0].compiled))
-        parts += [p[i] * candidate(x) for i, candidate in enumerate(self.candidates) if i not in learned]
-        return sum(parts[1:], parts[0])
+        return mix(self.candidates, x, self.probabilities())
+
+
+def mix(candidates: Iterable[nn.Module], x: Tensor, p: Tensor) -> Tensor:
+    """sum_i p_i Q_i(x), with all learned-step quantizers in one pass.
+
+    Args:
+        candidates: at least one.
+        p: (candidates,), any numbers.
+    """
+    listed = list(candidates)
+    learned = [i for i, candidate in enumerate(listed) if _in_one_pass(candidate)]
+    parts = []
+    if learned:
+        chosen = [cast(LearnedStep, listed[i]) for i in learned]
+        steps = torch.stack([candidate.step(x).reshape(-1) for candidate in chosen])
+        ranges = [candidate.range for candidate in chosen]
+        parts.append(levels(x, steps, ranges, p[learned], compiled=chosen[0].compiled))
+    parts += [p[i] * candidate(x) for i, candidate in enumerate(listed) if i not in learned]
+    return sum(parts[1:], parts[0])
 
 
 def _in_one_pass(candidate: nn.Module) -> bool:

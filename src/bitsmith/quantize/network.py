@@ -25,7 +25,26 @@ MakeWeight = Callable[[LayerSpec, tuple[int, ...], bool], nn.Module | None]
 MakeInput = Callable[[LayerSpec, bool, bool], nn.Module | None]
 
 
-class Network(nn.Module):
+class Stepped(nn.Module):
+    """A network whose steps are started from weights and from what passes."""
+
+    def calibrated(self) -> Iterator[Calibrated]:
+        """Every module whose step is set from activations."""
+        for module in self.modules():
+            if isinstance(module, Calibrated):
+                yield module
+
+    @torch.no_grad()
+    def calibrate_weights(self) -> None:
+        """Start every weight step from the weights."""
+        for layer in self.modules():
+            quantizer = layer.quantize_weight if isinstance(layer, Priced) else None
+            for module in [] if quantizer is None else quantizer.modules():
+                if isinstance(module, Quantizer):
+                    module.calibrate(cast(Priced, layer).weight)
+
+
+class Network(Stepped):
     """Runs a graph, one module per node that has parameters, one `Stream` per step group.
 
     Args:
@@ -136,12 +155,6 @@ class Network(nn.Module):
         read = [self.grid(carrier) for carrier in self.grids.layer_reads[layer]]
         return Grid(step=read[0].step, lo=min(grid.lo for grid in read), hi=max(grid.hi for grid in read))
 
-    def calibrated(self) -> Iterator[Calibrated]:
-        """Every module whose step is set from activations."""
-        for module in self.modules():
-            if isinstance(module, Calibrated):
-                yield module
-
     @torch.no_grad()
     def load_float(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights and BatchNorms of a float network of the same graph; quantizers keep their steps.
@@ -166,15 +179,6 @@ class Network(nn.Module):
         for name, tensor in state.items():
             own[name].copy_(tensor)
         self.calibrate_weights()
-
-    @torch.no_grad()
-    def calibrate_weights(self) -> None:
-        """Start every weight step from the weights."""
-        for _, layer in self.priced():
-            quantizer = layer.quantize_weight
-            for module in [] if quantizer is None else quantizer.modules():
-                if isinstance(module, Quantizer):
-                    module.calibrate(layer.weight)
 
 
 def build(blueprint: Blueprint) -> Network:

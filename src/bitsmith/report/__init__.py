@@ -1,6 +1,9 @@
 """What a run found, as one record (report.json) and one self-contained page (report.html)."""
 
+from bitsmith.report.advice import advise
+from bitsmith.report.explained import Effect, Explained, LayerStep, read_explained, write_explained
 from bitsmith.report.front import front_cost, on_front
+from bitsmith.report.latency import Latency, median_error
 from bitsmith.report.page import write_report
 from bitsmith.report.parts import Curve, LayerRow, Requested, Row, Sensitivities, Sensitivity, Verification
 from bitsmith.report.record import SCHEMA, Record, read_record
@@ -9,16 +12,24 @@ from bitsmith.report.verdict import verdict
 __all__ = [
     "SCHEMA",
     "Curve",
+    "Effect",
+    "Explained",
+    "Latency",
     "LayerRow",
+    "LayerStep",
     "Record",
     "Requested",
     "Row",
     "Sensitivities",
     "Sensitivity",
     "Verification",
+    "advise",
     "front_cost",
+    "median_error",
     "on_front",
+    "read_explained",
     "read_record",
     "verdict",
+    "write_explained",
     "write_report",
 ]

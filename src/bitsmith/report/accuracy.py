@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from bitsmith.blueprint import UNITS, Budget, format_cost
+from bitsmith.blueprint import UNITS, Budget, format_cost, spoken_cost, unit_of
 from bitsmith.report.front import on_front
 from bitsmith.report.parts import Row
 from bitsmith.report.plot import (
@@ -23,7 +23,6 @@ from bitsmith.report.plot import (
     finish,
     shorten,
     span,
-    spoken_cost,
     spoken_metric,
 )
 from bitsmith.report.record import Record
@@ -113,7 +112,7 @@ def _accuracy(record: Record, cost: str, limits: Sequence[float]) -> Figure | No
     x_axis: dict[str, Any] = {"title": {"text": price}, "range": ends}
     if cost != "avg_bits":
         x_axis["tickformat"] = "~s"
-        x_axis["ticksuffix"] = "B" if "B" in UNITS[cost] else ""
+        x_axis["ticksuffix"] = unit_of(cost)
     if logarithmic:
         x_axis |= _log_axis(cost, ends)
     y_axis = {"title": {"text": escape(f"{metric}, test, %")}, "range": span(heights, 0.1)}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bitsmith.blueprint import FLOAT, UNITS
+from bitsmith.blueprint import FLOAT, UNITS, spoken_cost
 from bitsmith.report.parts import Curve, LayerRow, Sensitivities
-from bitsmith.report.plot import COLORS, DASHES, GRAY, LIMIT, Figure, Key, escape, finish, shorten, spoken_cost
+from bitsmith.report.plot import COLORS, DASHES, GRAY, LIMIT, Figure, Key, escape, finish, shorten
 
 _FLOAT_BAR = 9  # a float layer is drawn one step above 8 bit: 32 would flatten all others
 

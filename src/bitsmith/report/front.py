@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bitsmith.blueprint import Budget
 from bitsmith.report.parts import Row
 
 
@@ -29,6 +30,6 @@ def on_front(rows: Sequence[Row], cost: str) -> list[bool]:
 
 def front_cost(rows: Sequence[Row]) -> str:
     """The cost to draw a front over: the first budgeted one that differs between networks, else size."""
-    costs = [text.partition("=")[0] for row in rows for text in row.meets]
+    costs = [Budget.parse(text).cost for row in rows for text in row.meets]
     tested = [row for row in rows if row.kind != "float"]
     return next((cost for cost in costs if len({row.costs[cost] for row in tested}) > 1), "size")

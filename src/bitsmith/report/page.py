@@ -9,21 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bitsmith.blueprint import FLOAT, UNITS, Budget, format_cost
+from bitsmith.blueprint import FLOAT, UNITS, Budget, format_cost, spoken_cost
 from bitsmith.report.accuracy import accuracy_figures, is_inside
 from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
 from bitsmith.report.front import front_cost, on_front
+from bitsmith.report.latency import median_error
 from bitsmith.report.parts import Verification
-from bitsmith.report.plot import Figure, spoken_cost, spoken_metric
+from bitsmith.report.plot import Figure, spoken_metric
 from bitsmith.report.record import Record
+from bitsmith.report.steps import steps_figure
 
 # A hidden plot has no width, so each is drawn when it is shown first.
 _DRAW = """
@@ -55,35 +57,38 @@ def write_report(record: Record, folder: Path) -> Path:
     Raises:
         RunError: a field of the record is of the wrong kind or out of range; nothing is written.
     """
-    folder = Path(folder)
-    texts = {"report.json": record.to_json(), "report.html": render(record)}
+    write_pages({"report.json": record.to_json(), "report.html": render(record)}, Path(folder))
+    return Path(folder) / "report.html"
+
+
+def write_pages(texts: Mapping[str, str], folder: Path) -> None:
+    """Write files that belong together under temporary names, then rename all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / f".{name}.part").write_text(text, encoding="utf-8", newline="\n")
     for name in texts:
         os.replace(folder / f".{name}.part", folder / name)
-    return folder / "report.html"
 
 
 def render(record: Record) -> str:
     """The whole page as HTML."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "cost": _cost, "bits": _bits, "duration": _duration, "plain": _plain}
-    environment.filters["equal"] = _equal
-    template = environment.from_string(files("bitsmith.report").joinpath("page.html").read_text(encoding="utf-8"))
-    plotly = get_plotlyjs()
     budgets = list(dict.fromkeys(text for row in record.rows for text in row.meets))
     limited = [cost for cost in UNITS if any(Budget.parse(text).cost == cost for text in budgets)]
     titles = {row.folder: row.title for row in record.rows}
     costs = _costs([row.costs for row in record.rows])
     fronted = front_cost(record.rows) if costs else ""
     shown = [row.folder for row in record.rows if record.layers.get(row.folder)]
-    return template.render(
+    return fill(
+        "page.html",
         record=record,
         metric=spoken_metric(record.metric),
         accuracy=accuracy_figures(record),
         networks=[(titles[folder], record.layers[folder], _layer_figures(record, folder)) for folder in shown],
         first=next((i for i, folder in enumerate(shown) if folder in record.chosen), 0),
+        explanations=[
+            (titles[folder], explained, steps_figure(explained, titles[folder]))
+            for folder, explained in record.explained.items()
+        ],
         curves=[curve_figure(curve) for curve in record.curves],
         titles=titles,
         limited=limited,
@@ -92,10 +97,33 @@ def render(record: Record) -> str:
         front_cost=spoken_cost(fronted),
         front=on_front(record.rows, fronted) if fronted else [],
         inside=is_inside,
+        median_error=median_error(record.latencies),
+    )
+
+
+def fill(template: str, **values: object) -> str:
+    """A template of this room with its values; scripts, their hashes and the style are added."""
+    environment = Environment(
+        loader=FunctionLoader(_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "cost": _cost, "bits": _bits, "duration": _duration, "plain": _plain}
+    environment.filters |= {"equal": _equal, "change": _change}
+    plotly = get_plotlyjs()
+    return environment.get_template(template).render(
+        **values,
+        style=Markup(_part("style.css")),
         plotly=_script(plotly),
         draw=_script(_DRAW),
         hashes=" ".join(_hash(script) for script in (plotly, _DRAW)),
     )
+
+
+def _part(name: str) -> str:
+    return files("bitsmith.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _layer_figures(record: Record, folder: str) -> list[Figure]:
@@ -125,6 +153,10 @@ def _percent(value: float | None, digits: int = 2) -> str:
 
 def _cost(value: float | None, cost: str) -> str:
     return "–" if value is None else format_cost(cost, value)
+
+
+def _change(value: float, cost: str) -> str:
+    return f"{'+' if value > 0 else ''}{format_cost(cost, value)}" if value else "0"
 
 
 def _bits(value: int) -> str:

@@ -106,11 +106,6 @@ def span(values: Sequence[float], pad: float) -> list[float]:
     return [low - room, high + room]
 
 
-def spoken_cost(cost: str) -> str:
-    """A cost as it is written in a sentence."""
-    return {"ram": "RAM", "macs": "MACs", "bitops": "BitOPs", "avg_bits": "average bits"}.get(cost, cost)
-
-
 def spoken_metric(metric: str) -> str:
     """A metric as it is written in a sentence.
 

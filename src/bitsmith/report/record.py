@@ -14,6 +14,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from bitsmith.errors import RunError
+from bitsmith.report.explained import Explained
+from bitsmith.report.latency import Latency
 from bitsmith.report.parts import (
     STRICT,
     Curve,
@@ -26,7 +28,7 @@ from bitsmith.report.parts import (
     Verification,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +44,8 @@ class Record:
         chosen: folders of the rows that the run hands over, one per budget and seed.
         layers: folder of a row -> the layers of that network, in execution order.
         sensitivities: folder of a row -> what its search measured, where it did.
+        explained: folder of a row -> what each of its layers gains and costs, where that was measured.
+        latencies: of exported networks, where the target has a measured table.
         environment: versions, machine, seeds.
         command: what was typed.
 
@@ -60,12 +64,14 @@ class Record:
     chosen: list[str]
     layers: dict[str, list[LayerRow]]
     sensitivities: dict[str, Sensitivities]
+    explained: dict[str, Explained]
     curves: list[Curve]
     requested: list[Requested]
     verification: list[Verification]
     environment: dict[str, str]
     notes: list[str]
     command: str
+    latencies: list[Latency]
 
     __pydantic_config__ = STRICT
 
@@ -73,7 +79,8 @@ class Record:
         folders = [row.folder for row in self.rows]
         if len(set(folders)) < len(folders):
             raise RunError(f"two rows can't share a folder: {sorted(folders)}")
-        for folder in (*self.chosen, *self.layers, *self.sensitivities, *(line.network for line in self.requested)):
+        spoken_of = (*self.chosen, *self.layers, *self.sensitivities, *self.explained)
+        for folder in (*spoken_of, *(line.network for line in (*self.requested, *self.latencies))):
             if folder not in folders:
                 raise RunError(f"network {folder!r} is none of the rows {sorted(folders)}")
         metrics = {row.metric for row in self.rows}

@@ -6,21 +6,26 @@ from bitsmith.search.composite import Composite, complexity, published_penalty
 from bitsmith.search.evaluate import Score, evaluate_blueprint
 from bitsmith.search.grid import GridSearch, blueprints_inside, uniform_points
 from bitsmith.search.integer_program import Sensitivity
+from bitsmith.search.marginal import Marginal, Marginals, measure_steps
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.problem import Found, Method, Problem
 from bitsmith.search.sensitivity import Measured, measure, to_penalties
+from bitsmith.search.step import Step, single_steps
 from bitsmith.search.uniform import Random, Uniform
 
 __all__ = [
     "Composite",
     "Found",
     "GridSearch",
+    "Marginal",
+    "Marginals",
     "Measured",
     "Method",
     "Problem",
     "Random",
     "Score",
     "Sensitivity",
+    "Step",
     "Uniform",
     "allocate",
     "blueprints_inside",
@@ -33,11 +38,13 @@ __all__ = [
     "largest_uniform",
     "least",
     "measure",
+    "measure_steps",
     "most_likely",
     "probabilities",
     "published_penalty",
     "random_inside",
     "reachable",
+    "single_steps",
     "some_inside",
     "to_penalties",
     "uniform_points",

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from bitsmith.blueprint import Blueprint, Budget, format_cost
+from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import fits, tabulate
 from bitsmith.errors import BudgetError, TrainingError
 from bitsmith.space.precision import Precision
 
 _OPTIMAL, _INFEASIBLE = 0, 2
-_OBJECTIVE_EXPONENT = 20  # the largest penalty is scaled to 2^19..2^20; HiGHS stops at an absolute gap of 1e-6
+OBJECTIVE_EXPONENT = 20  # the largest penalty is scaled to 2^19..2^20; HiGHS stops at an absolute gap of 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def allocate(space: Precision, penalty: Mapping[str, np.ndarray], budgets: Seque
         indices = np.zeros((choices.layers, 2), dtype=np.int64)
         indices[choices.layer[chosen]] = choices.pair[chosen]
         blueprint = space.decode(indices)
-        if fits(blueprint.graph, blueprint.bits, budgets):
+        if fits(blueprint.graph, blueprint.bits, budgets, space.costs):
             return blueprint
         cuts.append(chosen)
     raise BudgetError(_conflict(choices, rows))
@@ -111,7 +111,7 @@ def some_inside(space: Precision, budgets: Sequence[Budget]) -> Blueprint:
 
 def reachable(space: Precision, cost: str) -> tuple[float, float]:
     """The least and the greatest value of a cost over all blueprints of the space, each cost by itself."""
-    tables = tabulate(cost, space.template.graph, space.options)
+    tables = tabulate(cost, space.template.graph, space.options, space.costs)
     return tables.least(), tables.greatest()
 
 
@@ -145,7 +145,7 @@ def _choices(space: Precision, penalty: Mapping[str, np.ndarray]) -> _Choices:
 
 
 def _row(space: Precision, choices: _Choices, budget: Budget) -> _Row:
-    tables = tabulate(budget.cost, space.template.graph, space.options)
+    tables = tabulate(budget.cost, space.template.graph, space.options, space.costs)
     entries = np.concatenate([entry.ravel() for entry in tables.entries.values()])
     assert np.array_equal(entries, np.rint(entries)), f"{budget.cost} is not counted in whole numbers"
     least = choices.least(entries)
@@ -170,24 +170,26 @@ def _solve(
     """The best choice [layers] as indices of variables, or None where there is none."""
     objective = np.where(choices.allowed, objective - choices.least(objective)[choices.layer], 0.0)
     if objective.max() > 0:
-        objective = np.ldexp(objective, _OBJECTIVE_EXPONENT - math.frexp(objective.max())[1])
+        objective = np.ldexp(objective, OBJECTIVE_EXPONENT - math.frexp(objective.max())[1])
     one_each = np.equal.outer(np.arange(choices.layers), choices.layer).astype(np.float64)
     constraints = [LinearConstraint(one_each, 1, 1)]
     # A row that even the greatest choice meets is left out.
     tight = [row for row in rows if choices.greatest(row.entries).sum() > row.limit]
     if tight:
-        constraints.append(_at_most(np.array([row.entries for row in tight]), [row.limit for row in tight]))
+        constraints.append(at_most(np.array([row.entries for row in tight]), [row.limit for row in tight]))
     for cut in cuts:
-        constraints.append(_at_most(_indicator(cut, len(objective)), choices.layers - 1))
-    return _chosen(choices, _milp(objective, constraints, choices.allowed.astype(np.float64), len(objective)))
+        constraints.append(at_most(_indicator(cut, len(objective)), choices.layers - 1))
+    return _chosen(choices, solve_program(objective, constraints, choices.allowed.astype(np.float64), len(objective)))
 
 
-def _at_most(matrix: np.ndarray, limits: Any) -> LinearConstraint:
+def at_most(matrix: np.ndarray, limits: Any) -> LinearConstraint:
     # Any, as scipy's own annotations know scalars alone; the same of `upper` below.
     return LinearConstraint(matrix, ub=limits)
 
 
-def _milp(objective: np.ndarray, constraints: list[LinearConstraint], upper: Any, whole: int) -> np.ndarray | None:
+def solve_program(
+    objective: np.ndarray, constraints: list[LinearConstraint], upper: Any, whole: int
+) -> np.ndarray | None:
     """The optimum of an integer program whose first `whole` variables are integers; None if infeasible."""
     with _quiet_stdout():
         result = milp(
@@ -236,7 +238,7 @@ def _refuse_alone(rows: Sequence[_Row]) -> None:
     for row in rows:
         if row.limit >= 0:
             continue
-        least, limit = _readable(row.budget.cost, row.least_value, row.budget.limit)
+        least, limit = _readable(row.budget, row.least_value)
         if row.decided:
             problems.append(f"{row.budget.cost} is at least {least} in this space, the budget is {limit}")
         else:
@@ -276,18 +278,18 @@ def _elastic(choices: _Choices, rows: Sequence[_Row]) -> list[float]:
     slack = -np.diag([row.total_limit / row.unit for row in rows])
     constraints = [
         LinearConstraint(np.hstack([one_each, np.zeros((choices.layers, k))]), 1, 1),
-        _at_most(np.hstack([np.array([row.entries for row in rows]), slack]), [row.limit for row in rows]),
+        at_most(np.hstack([np.array([row.entries for row in rows]), slack]), [row.limit for row in rows]),
     ]
     upper = np.concatenate([choices.allowed.astype(np.float64), np.full(k, np.inf)])
-    objective = np.concatenate([np.zeros(n), np.full(k, 2.0**_OBJECTIVE_EXPONENT)])
-    chosen = _chosen(choices, _milp(objective, constraints, upper, n))
+    objective = np.concatenate([np.zeros(n), np.full(k, 2.0**OBJECTIVE_EXPONENT)])
+    chosen = _chosen(choices, solve_program(objective, constraints, upper, n))
     assert chosen is not None, "the elastic program always has a solution"
     return [max(0.0, (row.entries[chosen].sum() - row.limit) * row.unit) for row in rows]
 
 
-def _readable(cost: str, least: float, limit: float) -> tuple[str, str]:
-    """Two values as text, exact where rounding would make them look the same."""
-    short = format_cost(cost, least), format_cost(cost, limit)
+def _readable(budget: Budget, least: float) -> tuple[str, str]:
+    """A value and the limit as text, exact where rounding would make them look the same."""
+    short = budget.describe(least), budget.describe(budget.limit)
     if short[0] != short[1]:
         return short
-    return format_cost(cost, least, exact=True), format_cost(cost, limit, exact=True)
+    return budget.describe(least, exact=True), budget.describe(budget.limit, exact=True)

@@ -25,7 +25,7 @@ def largest_uniform(space: Precision, budgets: Sequence[Budget]) -> Blueprint | 
     weights = sorted({bits for options in space.options.values() for bits in options.weight})
     activations = sorted({bits for options in space.options.values() for bits in options.activation})
     found = [((w, a), space.uniform(w, a)) for w in weights for a in activations]
-    inside = [(at, blueprint) for at, blueprint in found if fits(blueprint.graph, blueprint.bits, budgets)]
+    inside = [(at, blueprint) for at, blueprint in found if fits(blueprint.graph, blueprint.bits, budgets, space.costs)]
     if not inside:
         return None
 
@@ -91,7 +91,7 @@ def random_inside(
 
 def least(space: Precision, cost: str) -> Blueprint:
     """The blueprint with the least value of a cost; of equal options a layer takes the lowest bits, weights first."""
-    tables = tabulate(cost, space.template.graph, space.options)
+    tables = tabulate(cost, space.template.graph, space.options, space.costs)
     return space.decode(np.array([np.unravel_index(entry.argmin(), entry.shape) for entry in tables.entries.values()]))
 
 
@@ -102,7 +102,7 @@ class _Row:
 
 
 def _rows(space: Precision, budgets: Sequence[Budget]) -> list[_Row]:
-    tables = [tabulate(budget.cost, space.template.graph, space.options) for budget in budgets]
+    tables = [tabulate(budget.cost, space.template.graph, space.options, space.costs) for budget in budgets]
     return [_Row(tables=t, limit=t.whole_limit(b.limit)) for t, b in zip(tables, budgets, strict=True)]
 
 

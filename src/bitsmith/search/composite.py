@@ -26,6 +26,7 @@ from bitsmith.cost import ExpectedCost, exact, tabulate
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network
 from bitsmith.search.allocate import allocate, some_inside
+from bitsmith.search.falling import FallingBudgets
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.problem import Found, Problem, starting_point
 from bitsmith.search.sensitivity import measure, to_penalties
@@ -154,7 +155,7 @@ class Composite:
         }
         if self.as_published or self.allocation == "argmax":
             best = most_likely(problem.space, network)
-            over = [b for b in problem.budgets if exact(b.cost, best.graph, best.bits) > b.limit]
+            over = [b for b in problem.budgets if exact(b.cost, best.graph, best.bits, problem.space.costs) > b.limit]
             if over and not self.as_published:
                 raise BudgetError(
                     f"argmax of the search misses {', '.join(map(str, over))}; use allocation: sensitivity, "
@@ -243,14 +244,22 @@ class _Searching(Learner):
             self.architecture_schedule = None
             self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
             self.architecture = torch.optim.Adam(logits, lr=method.architecture_lr, betas=(0.5, 0.999))
-        graph, options = problem.space.template.graph, problem.space.options
+        graph, options, costs = problem.space.template.graph, problem.space.options, problem.space.costs
         # A cost that no bits change can't be searched for; `allocate` has checked it.
-        decided = [b for b in problem.budgets if tabulate(b.cost, graph, options).decided]
+        decided = [b for b in problem.budgets if tabulate(b.cost, graph, options, costs).decided]
         self.budgets: Sequence[Budget] = [] if method.as_published else decided
-        self.costs = [ExpectedCost(b.cost, graph, options) for b in self.budgets]
+        self.costs = [ExpectedCost(b.cost, graph, options, costs) for b in self.budgets]
         with torch.no_grad():
-            self.first_costs = [float(cost(*probabilities(self.network))) for cost in self.costs]
-        self.multipliers = [0.0] * len(self.budgets)
+            first = [float(cost(*probabilities(self.network))) for cost in self.costs]
+        lead = method.weights_first * loop.steps_per_epoch
+        self.falling = FallingBudgets(
+            self.budgets,
+            first,
+            lead=lead,
+            span=method.falling * (loop.steps - lead),
+            multiplier_step=method.multiplier_step,
+            square=method.square,
+        )
         if loop.saved is None:
             seed = derive(problem.seed, "calibrate")
             calibrate(self.network, problem.task.data.train, batch_size=plan.batch_size, seed=seed)
@@ -285,14 +294,8 @@ class _Searching(Learner):
     @torch.no_grad()
     def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
         weight, activation = probabilities(self.network)
-        figures = {"step": float(step), "loss": loss}
-        for cost, budget, limit, multiplier in zip(
-            self.costs, self.budgets, self._limits(step), self.multipliers, strict=True
-        ):
-            figures[f"expected {budget.cost}"] = float(cost(weight, activation))
-            figures[f"limit {budget.cost}"] = limit
-            figures[f"multiplier {budget.cost}"] = multiplier
-        return figures
+        expected = [float(cost(weight, activation)) for cost in self.costs]
+        return {"step": float(step), "loss": loss} | self.falling.figures(expected, step)
 
     def state(self) -> dict[str, Any]:
         schedule = self.architecture_schedule
@@ -302,9 +305,7 @@ class _Searching(Learner):
             "architecture": self.architecture.state_dict(),
             "schedule": self.schedule.state_dict(),
             "architecture_schedule": None if schedule is None else schedule.state_dict(),
-            "multipliers": self.multipliers,
-            "first_costs": self.first_costs,
-        }
+        } | self.falling.state()
 
     def restore(self, state: Mapping[str, Any], where: str) -> None:
         load_into(self.network, state["network"], where)
@@ -313,30 +314,15 @@ class _Searching(Learner):
         self.schedule.load_state_dict(state["schedule"])
         if self.architecture_schedule is not None:
             self.architecture_schedule.load_state_dict(state["architecture_schedule"])
-        self.multipliers, self.first_costs = state["multipliers"], state["first_costs"]
+        self.falling.restore(state)
 
     def _set_temperature(self, progress: float) -> None:
         first, last = self.method.temperature
         for mixture in self.mixtures:
             mixture.temperature.fill_(first * (last / first) ** progress)
 
-    def _limits(self, step: int) -> list[float]:
-        """Each budget's present limit: from the first expected cost down to the budget, linearly."""
-        lead = self.method.weights_first * self.loop.steps_per_epoch
-        span = max(1.0, self.method.falling * (self.loop.steps - lead))
-        share = min(1.0, max(0.0, (step - lead) / span))
-        return [
-            first + (min(first, budget.limit) - first) * share
-            for first, budget in zip(self.first_costs, self.budgets, strict=True)
-        ]
-
     def _penalty(self, step: int) -> Tensor:
         weight, activation = probabilities(self.network)
         if self.method.as_published:
             return self.method.cd * published_penalty(self.problem.space, weight, activation)
-        penalty = torch.tensor(0.0, dtype=torch.float64, device=self.loop.device)
-        for k, (cost, budget, limit) in enumerate(zip(self.costs, self.budgets, self._limits(step), strict=True)):
-            violation = (cost(weight, activation) - limit) / budget.limit
-            self.multipliers[k] = max(0.0, self.multipliers[k] + self.method.multiplier_step * violation.item())
-            penalty = penalty + self.multipliers[k] * violation + self.method.square * violation.relu().square()
-        return penalty
+        return self.falling.penalty([cost(weight, activation) for cost in self.costs], step, self.loop.device)

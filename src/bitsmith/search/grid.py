@@ -106,7 +106,7 @@ class GridSearch:
     def _candidates(self, space: Precision, budgets: Sequence[Budget]) -> list[Blueprint]:
         some_inside(space, budgets)
         if self.points == "uniform":
-            inside = [b for b in uniform_points(space) if fits(b.graph, b.bits, budgets)]
+            inside = [b for b in uniform_points(space) if fits(b.graph, b.bits, budgets, space.costs)]
             if not inside:
                 raise BudgetError(f"no uniform bits meet {' and '.join(map(str, budgets))}; mixed bits do")
         else:
@@ -159,7 +159,7 @@ def _inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[np.ndarray]
     Depth first over the layers; a beginning is left as soon as some cost passes its limit with the least that the
     layers behind it can take.
     """
-    tables = [tabulate(budget.cost, space.template.graph, space.options) for budget in budgets]
+    tables = [tabulate(budget.cost, space.template.graph, space.options, space.costs) for budget in budgets]
     limits = np.array([t.whole_limit(b.limit) - t.fixed for t, b in zip(tables, budgets, strict=True)])
     pairs = [list(np.ndindex(len(o.weight), len(o.activation))) for o in space.options.values()]
     costs = [
@@ -181,5 +181,5 @@ def _inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[np.ndarray]
 
     for indices in extend([], np.zeros(len(tables))):
         blueprint = space.decode(indices)
-        if fits(blueprint.graph, blueprint.bits, budgets):
+        if fits(blueprint.graph, blueprint.bits, budgets, space.costs):
             yield indices

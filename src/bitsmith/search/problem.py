@@ -12,8 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from bitsmith.blueprint import Blueprint, Budget
-from bitsmith.cost import price
-from bitsmith.space import Precision
+from bitsmith.cost import COSTS, Cost, price
 from bitsmith.train import Task, Watch, digest, silent
 
 
@@ -23,6 +22,7 @@ class Problem:
 
     Args:
         task: its data has no test split to look at.
+        space: a Precision, or a Mobile for methods that search whole networks.
         budgets: hard limits; at least one.
         seed: of everything random in the search.
         float_state: weights of the trained float network to start from, or None.
@@ -33,7 +33,7 @@ class Problem:
     """
 
     task: Task
-    space: Precision
+    space: Any
     budgets: Sequence[Budget]
     seed: int = 0
     float_state: Mapping[str, Tensor] | None = None
@@ -71,6 +71,7 @@ class Found:
         curves: lists of equal length, "step" among them; for the report.
         details: JSON-able facts, such as measured sensitivities.
         state: weights for `best` to go on from, or None.
+        priced: what `costs` tells; `bitsmith.search` sets those of the target.
     """
 
     best: Blueprint
@@ -80,11 +81,12 @@ class Found:
     curves: Mapping[str, list[float]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Tensor] | None = None
+    priced: Mapping[str, Cost] = field(default_factory=lambda: COSTS)
 
     @property
     def costs(self) -> dict[str, float]:
         """All costs of `best`, exact."""
-        return price(self.best.graph, self.best.bits)
+        return price(self.best.graph, self.best.bits, self.priced)
 
 
 @runtime_checkable
@@ -101,7 +103,7 @@ class Method(Protocol):
         """Passes over the training split that a search takes, so that others can be given as many."""
         ...
 
-    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+    def check(self, space: Any, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse what `search` can't do, before anything is trained.
 
         Args:

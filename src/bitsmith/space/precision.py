@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
 
 from bitsmith.blueprint import PRICED, Bits, Blueprint, NetworkGraph, Options
+from bitsmith.cost import COSTS, Cost
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.space.pins import Pin, resolve_pins
 
@@ -27,6 +28,7 @@ class Precision:
     Args:
         template: the network; its own bits are placeholders.
         options: for every priced layer the bit-widths it may take; use `precision` to fill them in.
+        costs: what its blueprints cost; those of a target know its energy and latency too.
 
     Raises:
         RecipeError: options that don't name the graph's priced layers, or a graph without any.
@@ -39,6 +41,7 @@ class Precision:
 
     template: Blueprint
     options: Mapping[str, Options]
+    costs: Mapping[str, Cost] = field(default_factory=lambda: COSTS)
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.template.graph.layers]
@@ -159,6 +162,7 @@ def precision(
     *,
     ends: int | None = 8,
     pins: Mapping[str, Pin] | None = None,
+    costs: Mapping[str, Cost] = COSTS,
 ) -> Precision:
     """The precision space of a network, with its ends and some layers pinned.
 
@@ -167,6 +171,7 @@ def precision(
         weight_bits, activation_bits: what layers that are not pinned may take, 1..8 or 32 (float).
         ends: weight and activation bits of the first and last layers; None leaves them free.
         pins: layer or pattern ("layer3.*") -> 8, "w4a8", "w4", "a8" or "float"; goes before `ends`, see `resolve_pins`.
+        costs: what blueprints of the space cost.
 
     Raises:
         RecipeError: a pin on a layer that the network doesn't have, pins that contradict each other, a bit-width out of
@@ -189,7 +194,7 @@ def precision(
         }
     except RunError as error:  # a bit-width out of range
         raise RecipeError(f"the precision space can't be made: {error}") from error
-    return Precision(template=template, options=options)
+    return Precision(template=template, options=options, costs=costs)
 
 
 def _ends(graph: NetworkGraph) -> set[str]:

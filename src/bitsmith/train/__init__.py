@@ -9,13 +9,15 @@ from bitsmith.train.fit import fit
 from bitsmith.train.loop import History, Learner, Loop
 from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accuracy, f1
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
+from bitsmith.train.paired import Difference, paired
 from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
-from bitsmith.train.statistics import calibrate, evaluate, reestimate_norms
+from bitsmith.train.statistics import calibrate, evaluate, infer, reestimate_norms
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
 
 __all__ = [
     "METRICS",
+    "Difference",
     "Event",
     "History",
     "Learner",
@@ -37,12 +39,14 @@ __all__ = [
     "evaluate",
     "f1",
     "fit",
+    "infer",
     "load_checkpoint",
     "load_into",
     "load_state",
     "make_optimizer",
     "make_schedule",
     "on_threads",
+    "paired",
     "pick_device",
     "read_json",
     "reestimate_norms",

@@ -8,16 +8,16 @@ from itertools import islice
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitsmith.data import Split
-from bitsmith.quantize import Network
+from bitsmith.quantize import Stepped
 from bitsmith.train.task import Task, device_of
 
 
 @torch.no_grad()
-def calibrate(network: Network, split: Split, *, batches: int = 4, batch_size: int = 128, seed: int = 0) -> None:
+def calibrate(network: Stepped, split: Split, *, batches: int = 4, batch_size: int = 128, seed: int = 0) -> None:
     """Start every activation step from what passes: least squared error per batch, averaged (streams: the largest).
 
     BatchNorm uses the batch's own statistics, so that a network with fresh weights calibrates too; its running
@@ -52,13 +52,19 @@ def reestimate_norms(
             network(x.to(device_of(network)))
 
 
-@torch.no_grad()
 def evaluate(network: nn.Module, split: Split, task: Task, *, batch_size: int = 500) -> tuple[float, float]:
     """Metric and mean loss of a network over a split, in eval mode; the mode is restored.
 
     Returns:
         (metric, loss); the loss without label smoothing.
     """
+    logits, labels = infer(network, split, batch_size=batch_size)
+    return task.score(logits, labels), float(task.compute_loss(logits, labels, smooth=False))
+
+
+@torch.no_grad()
+def infer(network: nn.Module, split: Split, *, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Outputs of a network over a split, in its order and in eval mode, and the labels; the mode is restored."""
     training = network.training
     network.eval()
     device = device_of(network)
@@ -67,8 +73,7 @@ def evaluate(network: nn.Module, split: Split, task: Task, *, batch_size: int = 
         logits.append(network(x.to(device)).float().cpu())
         labels.append(y)
     network.train(training)
-    all_logits, all_labels = torch.cat(logits), torch.cat(labels)
-    return task.score(all_logits, all_labels), float(task.compute_loss(all_logits, all_labels, smooth=False))
+    return torch.cat(logits), torch.cat(labels)
 
 
 @contextmanager

@@ -1,0 +1,262 @@
+"""The whole comparison: plan, run folders, workers, statistics, page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from bitsmith.blueprint import Blueprint
+from bitsmith.errors import RunError
+from bitsmith.files import read_json, write_text
+from bitsmith.pipeline.compare_plan import Plan, PlannedRun, create, plan
+from bitsmith.pipeline.compare_pool import LOG, Failed, State, Work, run_all
+from bitsmith.pipeline.comparison import Comparison, dump_comparison
+from bitsmith.pipeline.folder import RunFolder
+from bitsmith.pipeline.job import Say, quiet
+from bitsmith.pipeline.lock import locked
+from bitsmith.pipeline.outcomes import FILE, load_outcomes
+from bitsmith.pipeline.summary import environment
+from bitsmith.report import Row, read_record
+from bitsmith.report.bootstrap import DRAWS
+from bitsmith.report.compare_page import write_compared
+from bitsmith.report.compared import Compared, CompareVerdict, Contest, Member, Missing
+from bitsmith.report.contests import make_cells, make_scores, make_verdicts, make_volumes, name_of, summarize_verdicts
+
+_SAME_EPOCHS = 0.5  # totals further apart are not equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What a comparison left: its page, None where no run succeeded; and the runs that failed."""
+
+    page: Path | None
+    failed: tuple[Failed, ...]
+
+
+def compare(
+    comparison: Comparison,
+    out: Path,
+    *,
+    workers: int = 1,
+    command: str = "",
+    say: Say = quiet,
+    watch: Callable[[State], None] = lambda state: None,
+) -> Ended:
+    """Do all runs that are not done yet, then write compare.html and compare.json.
+
+    Args:
+        out: the comparison's folder; every run has a folder of its own in it.
+        workers: processes at a time, with one thread each.
+        command: what was typed, for the page.
+
+    Raises:
+        RunError: a folder holds work of another recipe, or another process works there.
+        BitsmithError: what planning raises.
+    """
+    with locked(out):
+        laid_out = plan(comparison, say)
+        for run in laid_out.runs:
+            create(run, out)
+        for path, recipe in laid_out.floats.items():
+            RunFolder.create(out / path, recipe)
+        write_text(out / "compare.yaml", dump_comparison(comparison))
+        works = _works(laid_out, out)
+        failed = run_all(works, workers, watch, lambda f: say(f"{f.title} failed: {f.reason}; see {f.folder / LOG}"))
+        done = [run for run in laid_out.runs if is_finished(out / run.path)]
+        if not done:
+            return Ended(page=None, failed=tuple(failed))
+        compared = summarize_comparison(comparison, laid_out, done, failed, out, command)
+        return Ended(page=write_compared(compared, out), failed=tuple(failed))
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run is through all its stages, and every file computes what was trained."""
+    run = RunFolder(path=path)
+    if not (path / "report.json").exists():
+        return False
+    try:
+        folders = [run.folder(entry) for entry, _ in run.entries()]
+        checks = [read_json(folder / "verification.json", "verify first")["checks"] for folder in folders]
+    except RunError:
+        return False
+    return all(check["ok"] for each in checks for check in each) and all((f / FILE).exists() for f in folders)
+
+
+def _works(laid_out: Plan, out: Path) -> list[Work]:
+    """What is to be done: float networks first, each before the runs of its seed."""
+    todo = [run for run in laid_out.runs if not is_finished(out / run.path)]
+    needed = {run.floats for run in todo}
+    floats = [
+        Work(title=f"float network, {path.name}", folder=out / path, arguments=("--only-float",))
+        for path in laid_out.floats
+        if path in needed and RunFolder(path=out / path).history(out / path / "float") is None
+    ]
+    return floats + [
+        Work(
+            title=run.title,
+            folder=out / run.path,
+            arguments=(
+                *(("--floats", str(out / run.floats)) if run.floats else ()),
+                *(arg for twin in laid_out.runs if _alike(twin, run) for arg in ("--twin", str(out / twin.path))),
+            ),
+            after=out / run.floats if run.floats else None,
+        )
+        for run in todo
+    ]
+
+
+def _alike(one: PlannedRun, other: PlannedRun) -> bool:
+    """Whether equal blueprints of two runs would be trained alike."""
+    return one is not other and (one.seed, one.space, one.floats) == (other.seed, other.space, other.floats)
+
+
+def summarize_comparison(
+    comparison: Comparison,
+    laid_out: Plan,
+    done: Sequence[PlannedRun],
+    failed: Sequence[Failed],
+    out: Path,
+    command: str,
+) -> Compared:
+    """The record of what the finished runs hold.
+
+    Raises:
+        RunError: runs that can't be compared: other test images, another metric, damaged files.
+    """
+    members: list[Member] = []
+    predictions: dict[tuple[Contest, int], np.ndarray] = {}
+    labels: np.ndarray | None = None
+    blueprint: Blueprint | None = None
+    floats: dict[str, Row] = {}
+    seconds = 0.0
+    for run in done:
+        folder = RunFolder(path=out / run.path)
+        rows = {row.folder: row for row in read_record(folder.path).rows}
+        if "float" in rows:
+            narrow = run.recipe.model.width != 1
+            if narrow or run.floats is None or str(run.seed) not in floats:
+                seconds += rows["float"].seconds
+            if not narrow:
+                floats[str(run.seed)] = rows["float"]
+        for entry, blueprint in folder.entries():
+            contest = Contest(method=run.method, space=run.space, budget=entry.budget)
+            outcomes = load_outcomes(folder.folder(entry))
+            if labels is None:
+                labels = outcomes.labels
+            elif not np.array_equal(labels, outcomes.labels):
+                raise RunError(f"{folder.path} was tested on other images than the runs before it; delete it")
+            predictions[contest, run.seed] = outcomes.predictions
+            members.append(_member(run, contest, rows[entry.slug], entry.search_epochs, blueprint))
+    assert labels is not None
+    assert blueprint is not None
+    recipe = done[0].recipe
+    classes = blueprint.classes
+    positive = classes.index(recipe.task.positive) if recipe.task.positive else len(classes) - 1
+    metric = recipe.task.metric
+    scores = make_scores(members, predictions, labels, metric=metric, classes=len(classes), positive=positive)
+    verdicts = make_verdicts(members, scores)
+    titles = {out / run.path: run for run in laid_out.runs}
+    return Compared(
+        title=str(comparison.base.get("name", "comparison")),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        summary=summarize_verdicts(verdicts),
+        metric=metric,
+        classes=len(classes),
+        test_images=len(labels),
+        draws=DRAWS if scores.has_intervals else 0,
+        epochs=laid_out.epochs,
+        float_epochs=laid_out.float_epochs,
+        float_test={seed: row.test for seed, row in floats.items() if row.test is not None},
+        hours=(seconds + sum(member.seconds for member in members)) / 3600,
+        members=members,
+        cells=make_cells(members, scores),
+        verdicts=verdicts,
+        volumes=make_volumes(members, scores),
+        left_out=[
+            Missing(method=line.method, space=line.space, budget=line.budget, reason=line.reason)
+            for line in laid_out.left_out
+        ],
+        failed=[
+            Missing(
+                method=titles[problem.folder].method if problem.folder in titles else problem.title,
+                space=titles[problem.folder].space if problem.folder in titles else "",
+                budget="",
+                reason=f"failed: {problem.reason}",
+                folder=problem.folder.relative_to(out).as_posix(),
+            )
+            for problem in failed
+        ],
+        notes=_notes(members, laid_out, verdicts),
+        facts={
+            "model": recipe.model.spec,
+            "data": recipe.data.source,
+            "test images": len(labels),
+            "classes": len(classes),
+            "seeds": ", ".join(map(str, comparison.seeds)),
+            "networks": len(members),
+            "epochs, search included": laid_out.epochs,
+            "epochs of the float network": laid_out.float_epochs,
+            "final training starts from": ", ".join(dict.fromkeys(run.recipe.start for run in done)),
+        },
+        environment=environment(comparison.seeds[0]) | {"seed": ", ".join(map(str, comparison.seeds))},
+        command=command,
+    )
+
+
+def _member(run: PlannedRun, contest: Contest, row: Row, search_epochs: float, blueprint: Blueprint) -> Member:
+    if row.validation is None or row.test is None:
+        raise RunError(f"{row.folder} of {run.path} has no test result; delete that folder and compare again")
+    return Member(
+        contest=contest,
+        seed=run.seed,
+        kind=run.kind,
+        bits=row.bits,
+        network=hashlib.sha256(blueprint.to_json().encode()).hexdigest(),
+        costs=row.costs,
+        validation=row.validation,
+        test=row.test,
+        source=row.source,
+        epochs=row.epochs,
+        search_epochs=search_epochs,
+        seconds=row.seconds,
+        folder=run.path.as_posix(),
+    )
+
+
+def _notes(members: Sequence[Member], laid_out: Plan, verdicts: Sequence[CompareVerdict]) -> list[str]:
+    """What the numbers alone don't say."""
+    notes, several = [], len({member.contest.space for member in members}) > 1
+    unequal = {m.contest.method: m.epochs for m in members if abs(m.epochs - laid_out.epochs) > _SAME_EPOCHS}
+    notes += [
+        f"{method} had {epochs:g} epochs, the others {laid_out.epochs:g}: its search takes a number of epochs that is "
+        "known only afterwards, so this is no comparison at equal training"
+        for method, epochs in unequal.items()
+    ]
+    judged = {verdict.ours for verdict in verdicts}
+    alone = dict.fromkeys(m.contest for m in members if m.kind == "found" and m.contest not in judged)
+    notes += [
+        f"At {contest.budget} {name_of(contest, several)} has no verdict: no baseline was trained there with its seeds"
+        for contest in alone
+    ]
+    same: dict[tuple[str, str], list[int]] = {}
+    for budget, seed in dict.fromkeys((member.contest.budget, member.seed) for member in members):
+        groups: dict[str, list[str]] = {}
+        for member in members:
+            if (member.contest.budget, member.seed) == (budget, seed):
+                groups.setdefault(member.network, []).append(name_of(member.contest, several))
+        for names in groups.values():
+            if len(names) > 1:
+                same.setdefault((budget, f"{', '.join(names[:-1])} and {names[-1]}"), []).append(seed)
+    notes += [
+        f"At {budget} {names} have the same bits in every layer (seed {', '.join(map(str, seeds))})"
+        for (budget, names), seeds in same.items()
+    ]
+    torch = sorted({member.contest.method for member in members if member.source == "torch"})
+    if torch:
+        notes.append(f"{', '.join(torch)}: networks with float layers, tested in PyTorch; there is no integer file")
+    return notes

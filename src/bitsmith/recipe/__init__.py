@@ -1,0 +1,21 @@
+"""What a run is: pydantic models <-> YAML."""
+
+from bitsmith.recipe.methods import METHODS, make_method
+from bitsmith.recipe.reading import dump_recipe, parse_recipe, read_recipe
+from bitsmith.recipe.recipe import Recipe, absolute
+from bitsmith.recipe.sections import DataSection, ModelSection, SpaceSection, TaskSection, suited_space
+
+__all__ = [
+    "METHODS",
+    "DataSection",
+    "ModelSection",
+    "Recipe",
+    "SpaceSection",
+    "TaskSection",
+    "absolute",
+    "dump_recipe",
+    "make_method",
+    "parse_recipe",
+    "read_recipe",
+    "suited_space",
+]

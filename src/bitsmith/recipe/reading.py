@@ -1,0 +1,58 @@
+"""Recipes as YAML; the only place that knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from bitsmith.cost.reading import first_problem
+from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.recipe.recipe import Recipe
+
+
+def read_recipe(path: Path, *, target: str | None = None, space: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a YAML recipe.
+
+    Args:
+        target: in place of the recipe's.
+        space: fields of its space section in place of the recipe's.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or says something that isn't so; the message names the field.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"can't read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} is not a recipe: it must be a mapping with model, data and budgets")
+    if target is not None:
+        values = {**values, "target": target}
+    if space and isinstance(values.get("space") or {}, dict):
+        values = {**values, "space": {**(values.get("space") or {}), **space}}
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Validate the values of a recipe; `where` is named in errors.
+
+    Raises:
+        RecipeError: naming the field and the reason.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {first_problem(error).removeprefix('method.')}") from error
+    except BitsmithError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML; `read_recipe` is the inverse."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

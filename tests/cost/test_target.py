@@ -1,0 +1,128 @@
+"""Targets: what they hold, what they refuse and how they say so."""
+
+import dataclasses
+
+import graphs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitsmith.blueprint import FLOAT, Budget, Options
+from bitsmith.cost import COSTS, TARGETS, check_budgets, exact
+from bitsmith.cost.target import forms
+from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.space.precision import precision
+
+NAMES = st.sampled_from(sorted(TARGETS))
+WIDTHS = st.lists(st.sampled_from(range(1, 9)), min_size=1, unique=True).map(lambda v: tuple(sorted(v)))
+
+
+@given(name=NAMES, weights=WIDTHS, activations=WIDTHS)
+def test_a_narrowed_space_holds_only_what_the_target_does(name, weights, activations):
+    target, graph = TARGETS[name], graphs.chain()
+    narrow = target.narrow(weights, target.weight_bits), target.narrow(activations, target.activation_bits)
+    space = precision(graphs.blueprint(graph), *narrow, ends=None, costs=target.costs)
+    for options in space.options.values():
+        assert set(options.weight) <= set(target.weight_bits)
+        assert set(options.activation) <= set(target.activation_bits)
+    if set(weights) & set(target.weight_bits):
+        assert set(narrow[0]) <= set(weights)
+    target.check(space.options, graph, power_of_two=target.power_of_two)
+
+
+@given(name=NAMES, weights=WIDTHS, activations=WIDTHS)
+def test_bits_that_a_target_lacks_are_refused_and_never_rounded(name, weights, activations):
+    target, graph = TARGETS[name], graphs.chain()
+    options = {layer.name: Options(weight=weights, activation=activations) for layer in graph.layers}
+    if set(weights) <= set(target.weight_bits) and set(activations) <= set(target.activation_bits):
+        target.check(options, graph, power_of_two=target.power_of_two)
+        return
+    with pytest.raises(RecipeError, match=rf"target '{name}' can't hold (weight|activation) bits .* of layer 'conv0'"):
+        target.check(options, graph, power_of_two=target.power_of_two)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_refuses_floats_and_takes_a_plain_network(name):
+    target, graph = TARGETS[name], graphs.resnet8()
+    held = {la.name: Options(weight=target.weight_bits, activation=target.activation_bits) for la in graph.layers}
+    target.check(held, graph, power_of_two=True)
+    held["fc"] = Options(weight=(FLOAT,), activation=(8,))
+    with pytest.raises(RecipeError, match="layer 'fc' would stay float"):
+        target.check(held, graph, power_of_two=True)
+
+
+def test_wrong_steps_and_scales_are_refused():
+    graph = graphs.chain()
+    options = {layer.name: Options(weight=(8,), activation=(8,)) for layer in graph.layers}
+    with pytest.raises(RecipeError, match="'hls4ml' takes steps that are powers of two; choose quantizer lsq-pow2"):
+        TARGETS["hls4ml"].check(options, graph, power_of_two=False)
+    coarse = dataclasses.replace(TARGETS["c"], per_channel=False)
+    with pytest.raises(RecipeError, match="one scale for all channels"):
+        coarse.check(options, graph, power_of_two=False)
+
+
+def test_operators_are_refused_with_their_places():
+    s = graphs.Sketch((4, 8, 8))
+    y = s.conv("conv", "x", 8)
+    y = s.put("silu", "act", (8, 8, 8), y, source="net.py:12")
+    y = s.put("conv", "grouped", (8, 8, 8), y, groups=2)
+    y = s.put("conv", "depthwise", (8, 8, 8), y, groups=8)
+    graph = s.graph(s.pad("pad", y, (1, 1, 1, 1), "circular"))
+    options = {layer.name: Options(weight=(8,), activation=(8,)) for layer in graph.layers}
+    TARGETS["onnx"].check(options, graph, power_of_two=False)
+    with pytest.raises(RecipeError) as refused:
+        TARGETS["finn"].check(options, graph, power_of_two=False)
+    assert "silu at 'act' (net.py:12): FINN" in str(refused.value)
+    assert "grouped conv at 'grouped'" in str(refused.value)
+    assert "circular pad at 'pad'" in str(refused.value)
+    assert "depthwise" not in str(refused.value)
+    assert TARGETS["ethos-u"].refused(graph) == [
+        "circular pad at 'pad': TensorFlow Lite, which Vela reads, has no such operator that Vela takes"
+    ]
+
+
+def test_strides_count_where_there_is_more_than_one_output():
+    s = graphs.Sketch((4, 8, 8))
+    y = s.window("conv", "wide", "x", 4, 1, 4)
+    graph = s.graph(s.global_pool("pool", y))
+    assert forms(graph, graph["wide"]) == ["conv", "conv at a stride over 3"]
+    assert forms(graph, graph["pool"]) == ["avg_pool"]
+
+
+def test_memories_become_budgets_and_the_tighter_limit_holds():
+    board = dataclasses.replace(TARGETS["c"], memories={"flash": 64_000, "ram": 16_000})
+    size, loose, tight = (Budget.parse(text) for text in ("size=20kB", "ram=20kB", "ram=8kB"))
+    flash, ram = Budget(cost="flash", limit=64_000.0), Budget(cost="ram", limit=16_000.0)
+    assert board.within([size]) == (size, flash, ram)
+    assert board.within([loose]) == (flash, ram)
+    assert board.within([tight, size]) == (tight, size, flash)
+    assert TARGETS["c"].within([tight]) == (tight,)
+
+
+@given(graph=graphs.random_graphs(), w=st.integers(1, 8), a=st.integers(1, 8))
+def test_flash_is_size_and_code(graph, w, a):
+    bits = graphs.uniform_bits(graph, w, a)
+    assert exact("flash", graph, bits, TARGETS["c"].costs) == 10_000 + exact("size", graph, bits)
+
+
+def test_budgets_on_unknown_costs_name_the_targets_that_know_them():
+    energy = [Budget.parse("energy=1uJ")]
+    check_budgets(TARGETS["mpic"], energy)
+    with pytest.raises(BudgetError, match=r"target 'onnx' can't meet energy=1uJ.*target mpic or bitops-energy has it"):
+        check_budgets(TARGETS["onnx"], energy)
+    with pytest.raises(BudgetError, match=r"'finn' can't meet power=1mW@30fps.*mpic"):
+        check_budgets(TARGETS["finn"], [Budget.parse("power=1mW@30fps")])
+    with pytest.raises(BudgetError, match=r"'mpic' can't meet flash=1MB.*target c has it"):
+        check_budgets(TARGETS["mpic"], [Budget.parse("flash=1MB")])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_descriptions_are_complete_and_pretend_nothing(name):
+    target = TARGETS[name]
+    assert target.name == name
+    assert set(COSTS) <= set(target.costs)
+    assert target.sources
+    assert target.note
+    if "onnx" not in target.formats:  # its own exporter isn't there, and the note says so
+        assert target.formats == ()
+        assert "doesn't exist yet" in target.note or "nothing writes" in target.note

@@ -1,0 +1,221 @@
+"""What a comparison is, and the runs that it means."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bitsmith.cost import price
+from bitsmith.errors import BudgetError, RecipeError, RunError
+from bitsmith.pipeline import RunFolder, prepare
+from bitsmith.pipeline.compare_plan import create, plan
+from bitsmith.pipeline.comparison import change, dump_comparison, parse_comparison, read_comparison
+
+VALUES = {
+    "name": "few",
+    "model": {"spec": "resnet8_slim"},
+    "data": {"source": "digits"},
+    "space": {"weight_bits": [2, 4, 8], "activation_bits": [8]},
+    "budgets": ["weights=8kB", "weights=12kB"],
+    "methods": [{"name": "composite", "plan": {"epochs": 3, "batch_size": 64}}, "sensitivity"],
+    "seeds": [0, 1],
+    "float_plan": {"epochs": 4},
+    "train": {"epochs": 5},
+}
+
+
+def comparison(**changes):
+    values = {key: value for key, value in (VALUES | changes).items() if value is not None}
+    return parse_comparison(values, "the test")
+
+
+def labels(found):
+    return [entrant.label for entrant in found.entrants()]
+
+
+def test_baselines_are_always_added():
+    assert labels(comparison(methods=["composite"])) == [
+        "composite",
+        "uniform",
+        "uniform+fill",
+        "random",
+        "sensitivity",
+    ]
+    assert labels(comparison(methods=["random", "composite"]))[:2] == ["random", "composite"]
+    # Without float weights there is nothing whose sensitivity could be measured.
+    assert labels(comparison(methods=["composite"], float_plan=None)) == [
+        "composite",
+        "uniform",
+        "uniform+fill",
+        "random",
+    ]
+
+
+def test_no_method_takes_the_place_of_a_baseline():
+    for label in ("uniform", "random"):
+        with pytest.raises(RecipeError, match=f"{label} is the name of a baseline, and this is composite"):
+            comparison(methods=[{"name": "composite", "label": label}])
+    with pytest.raises(RecipeError, match="uniform is the name of a baseline, and this is uniform.fill"):
+        comparison(methods=[{"name": "uniform", "fill": True, "label": "uniform"}])
+    with pytest.raises(RecipeError, match="'narrowed w2': labels that start so are those of narrowed"):
+        comparison(methods=[{"name": "composite", "label": "narrowed w2"}])
+    assert labels(comparison(methods=[{"name": "random", "tries": 5}]))[0] == "random"
+
+
+def test_a_plain_recipe_is_a_comparison():
+    plain = {key: VALUES[key] for key in VALUES if key not in ("methods", "seeds")}
+    found = parse_comparison(plain | {"method": {"name": "composite"}, "baselines": ["random"], "fixed": ["w2a8"]}, "x")
+    assert labels(found) == ["composite", "random", "uniform", "uniform+fill", "sensitivity"]
+    assert found.seeds == [0, 1, 2]
+    assert parse_comparison(plain | {"seed": 7}, "x").seeds == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted([*Path("recipes").glob("*.yaml"), *Path("recipes").glob("comparisons/*.yaml")])
+)
+def test_the_recipes_that_come_along_can_be_compared(recipe):
+    assert read_comparison(recipe).total_epochs() > 0
+
+
+def test_it_comes_back_unchanged(tmp_path):
+    first = comparison(narrowed={"weight_bits": [2], "budgets": ["weights=8000B"]}, spaces={"a": {}, "b": {"ends": 4}})
+    (tmp_path / "c.yaml").write_text(dump_comparison(first))
+    assert read_comparison(tmp_path / "c.yaml") == first
+
+
+def test_the_command_line_changes_it():
+    changed = change(comparison(), seeds=[5], data="npy:there", epochs=9, float_epochs=2, limit=None)
+    assert changed.seeds == [5]
+    assert changed.base["data"]["source"] == "npy:there"
+    assert changed.total_epochs() == 12
+    assert changed.recipe(changed.methods[0], "all", 5).float_plan.epochs == 2
+    assert changed.recipe(changed.methods[0], "all", 5).data.limit is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": []}, "methods"),
+        ({"methods": ["best"]}, "unknown method 'best'"),
+        ({"methods": [{"name": "random", "tries": 0.5}]}, "method 'random': tries"),
+        ({"methods": ["random", {"name": "random", "tries": 5}]}, "two methods are called random"),
+        ({"methods": [{"name": "random", "label": "../x"}]}, "label"),
+        ({"seeds": [1, 1]}, "a seed is given twice"),
+        ({"seeds": []}, "seeds"),
+        ({"spaces": {}}, "spaces"),
+        ({"spaces": {"..": {}}}, "spaces"),
+        ({"spaces": {"a": {"bits": 3}}}, "space.bits"),
+        ({"narrowed": [9]}, "narrowed"),
+        ({"narrowed": {"weight_bits": [2], "budgets": ["size=1kB"]}}, "size=1kB is none of the budgets"),
+        ({"budgets": ["size=1"]}, "can't be in 'a bare number'"),
+        ({"modle": {}}, "modle"),
+        ({"method": {"name": "random"}}, "not both"),
+        ({"float_plan": None}, "sensitivity measures a trained float network"),
+    ],
+)
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        comparison(**changes)
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", ""])
+def test_what_is_no_comparison_is_refused(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"c\.yaml"):
+        read_comparison(tmp_path / "c.yaml")
+    with pytest.raises(RecipeError, match="can't read"):
+        read_comparison(tmp_path / "d.yaml")
+
+
+def test_all_runs_get_equal_totals():
+    found = plan(comparison())
+    assert found.epochs == 8
+    for run in found.runs:
+        assert run.search_epochs + run.recipe.train.epochs == 8
+        assert run.recipe.baselines == run.recipe.fixed == []
+        assert run.floats == Path("float") / f"seed{run.seed}"
+    assert {(run.method, run.recipe.train.epochs) for run in found.runs} >= {("composite", 5), ("random", 8)}
+    assert [run.seed for run in found.runs] == [0] * 5 + [1] * 5  # one seed is a whole comparison
+    assert found.networks == 20
+    assert found.all_epochs == 20 * 8 + 2 * 4
+    assert {run.method: run.kind for run in found.runs} == {
+        "composite": "found", "sensitivity": "baseline", "uniform": "baseline", "uniform+fill": "baseline",
+        "random": "baseline",
+    }  # fmt: skip
+
+
+def test_what_a_method_cannot_meet_is_left_out_with_the_reason():
+    # All inner layers at 2 bits take more than 5.5 kB; the first at 8 bits is what mixed bits could not do either.
+    found = plan(comparison(budgets=["weights=1kB", "weights=12kB"], narrowed=[2, 4]))
+    assert {line.method for line in found.left_out} >= {"composite", "random", "uniform"}
+    assert all("weights" in line.reason for line in found.left_out if line.budget == "weights=1kB")
+    assert {tuple(map(tuple, run.recipe.budgets)) for run in found.runs if run.method == "random"} == {
+        (("weights=12kB",),)
+    }
+    with pytest.raises(BudgetError, match="there is nothing to compare: weights=1kB: "):
+        plan(comparison(budgets=["weights=1kB"]))
+
+
+def test_where_only_mixed_bits_fit_uniform_is_left_out_and_narrowed_networks_come_in(tmp_path):
+    """4-bit activations cost narrowing tables, 8-bit ones bit-operations: in between lies what mixed bits can meet."""
+    space = {"weight_bits": [2], "activation_bits": [4, 8], "ends": 8}
+    sample = comparison(space=space, methods=["random"], budgets=["size=1MB"])
+    job = prepare(RunFolder.create(tmp_path, sample.recipe(sample.methods[0], "all", 0)))
+    four, eight = (price(job.graph, job.space.uniform(2, a).bits) for a in (4, 8))
+    assert four["size"] > eight["size"]
+    budget = [f"size={four['size'] - 1:.0f}B", f"bitops={eight['bitops'] - 1:.0f}"]
+    found = plan(comparison(space=space, methods=["random"], budgets=[budget]))
+    assert {run.method for run in found.runs} == {"random", "uniform+fill", "sensitivity", "narrowed w2", "narrowed w4"}
+    assert [(line.method, line.reason.startswith("no uniform bits meet size=")) for line in found.left_out] == [
+        ("uniform", True)
+    ]
+
+
+def test_narrowed_networks_that_the_target_cannot_hold_are_left_out():
+    values = {"target": "mpic", "methods": ["random"], "budgets": ["weights=6kB"]}
+    lines = plan(comparison(narrowed=[3], **values)).left_out
+    assert [line.method for line in lines if "target 'mpic' can't hold weight bits [3]" in line.reason] == [
+        "narrowed w3"
+    ]
+
+
+def test_narrowed_networks_are_uniform_runs_of_a_width():
+    found = plan(comparison(narrowed={"weight_bits": [2, 4], "budgets": ["weights=8kB"]}))
+    narrow = [run for run in found.runs if run.method.startswith("narrowed")]
+    told = [line for line in found.left_out if line.method.startswith("narrowed")]
+    assert {run.method for run in narrow} | {line.method for line in told} == {"narrowed w2", "narrowed w4"}
+    for line in told:
+        assert "fit without narrowing" in line.reason
+    for run in narrow:
+        assert 0 < run.recipe.model.width < 1
+        assert run.recipe.method == {"name": "uniform"}
+        assert run.recipe.space.weight_bits == (int(run.method[-1]),)
+        assert run.recipe.budgets == [["weights=8kB"]]
+        assert run.recipe.train.epochs == 8
+        assert run.floats is None
+        assert run.kind == "baseline"
+
+
+def test_spaces_change_what_they_say(tmp_path):
+    found = plan(comparison(spaces={"all": {}, "w2,8": {"weight_bits": [2, 8]}}, methods=["random"]))
+    bits = {run.space: run.recipe.space for run in found.runs}
+    assert bits["all"].weight_bits == (2, 4, 8)
+    assert bits["w2,8"].weight_bits == (2, 8)
+    assert bits["w2,8"].activation_bits == (8,)
+    paths = [run.path for run in found.runs]
+    assert len(set(paths)) == len(paths)
+    assert all(path.parts[0] == "runs" and ".." not in path.parts for path in paths)
+
+
+def test_a_run_folder_can_be_done_again_by_its_own_recipe(tmp_path):
+    run = plan(comparison()).runs[0]
+    folder = create(run, tmp_path / "out")
+    recipe = RunFolder(path=folder.path).recipe()
+    assert recipe.command == f"bitsmith run {folder.path}/recipe.yaml --out {folder.path}"
+    assert yaml.safe_load(folder.recipe_file.read_text())["seed"] == run.seed
+    create(run, tmp_path / "out")
+    (folder.path / "float").mkdir()
+    (folder.path / "float" / "training.json").write_text("{}")
+    other = plan(comparison(train={"epochs": 6})).runs[0]
+    with pytest.raises(RunError, match="another recipe"):
+        create(other, tmp_path / "out")
