@@ -5,7 +5,7 @@ The public names, in the order of a job:
     open_data, from_loaders, Task           data and how it is scored
     capture, precision_space                your network, and the bit-widths it may take
     search                                  find a Blueprint inside every Budget, by one of the methods
-        Composite, Sensitivity, GridSearch, Uniform, Random
+        Composite, Sensitivity, GridSearch, Uniform, Random; of whole networks: Supernet
     fronts                                  one set of budgets per network: "size=10,15,20kB"
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
     quantize                                the same from float weights, without training
@@ -23,7 +23,7 @@ from bitsmith.pipeline.explain import explain
 from bitsmith.pipeline.exported import export, load, verify
 from bitsmith.pipeline.verbs import precision_space, quantize, search, train
 from bitsmith.quantize import build
-from bitsmith.search import Composite, GridSearch, Random, Sensitivity, Uniform
+from bitsmith.search import Composite, GridSearch, Random, Sensitivity, Supernet, Uniform
 from bitsmith.train import Task, TrainPlan, calibrate
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "GridSearch",
     "Random",
     "Sensitivity",
+    "Supernet",
     "Task",
     "TrainPlan",
     "Uniform",

@@ -43,6 +43,34 @@ def test_check_of_a_model_alone_says_what_it_can_cost(bitsmith, tmp_path):
     assert "latency is at least" in json.loads(tight.stdout)["problem"]
 
 
+def test_energy_tables_are_shown(bitsmith, tmp_path):
+    table = "{a8: {w2: 0.4pJ, w8: 1.1pJ}}"
+    (tmp_path / "t.yaml").write_text(f"bits: {{activations: [8]}}\nenergy_per_mac: {table}\n")
+    assert "a8: w2 0.4, w8 1.1" in bitsmith("targets", "t.yaml", cwd=tmp_path).stdout
+
+
+def test_check_of_a_float_layer_gives_the_target_s_reason(bitsmith):
+    """mpic has no price for floats either; that it can't run them goes first."""
+    refused = bitsmith("check", *MODEL, "--target", "mpic", "--pin", "conv1=float", check=1)
+    assert "layer 'conv1' would stay float, and target 'mpic' runs integers alone" in refused.stderr
+
+
+def test_budgets_typed_for_another_target_replace_the_recipe_s(bitsmith, tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "model: {spec: resnet8_slim}\ndata: {source: digits, limit: 200}\ntarget: mpic\n"
+        "budgets: energy=2uJ\nmethod: {name: uniform}\n"
+    )
+    assert "can't meet energy=2uJ" in bitsmith("check", "r.yaml", "--target", "onnx", cwd=tmp_path, check=1).stderr
+    options = ("--target", "onnx", "--budget", "size=20kB", "--json")
+    assert json.loads(bitsmith("check", "r.yaml", *options, cwd=tmp_path).stdout)["ok"]
+
+
+def test_check_counts_choices_in_words(bitsmith):
+    assert "; one choice of bits for target ethos-u." in bitsmith("check", *MODEL, "--target", "ethos-u").stdout
+    many = bitsmith("check", *MODEL, "--weight-bits", "1,2,3,4,5,6,7,8", "--activation-bits", "1,2,3,4,5,6,7,8").stdout
+    assert "; more than 10^14 choices of bits for target onnx." in many  # 64 pairs in 8 layers: 2.8e14
+
+
 def test_check_refuses_operators_with_their_places(bitsmith):
     options = ("check", "--model", "torchvision:mobilenet_v3_small", "--input", "3x32x32", "--target", "finn")
     found = json.loads(bitsmith(*options, "--json", check=1).stdout)

@@ -12,6 +12,8 @@ def test_cost_of_a_narrower_network(bitsmith):
     )
     assert (whole["weight_bytes"], half["weight_bytes"]) == (77_360, 19_608)
     assert same == whole
+    said = bitsmith(*options[:-1], "--width", 0.5).stdout
+    assert "note: narrowed to 0.5: 16 -> 8, 32 -> 16, 64 -> 32 channels" in said
     assert "must be above 0 and at most 1" in bitsmith(*options, "--width", 1.5, check=1).stderr
 
 
@@ -34,3 +36,5 @@ def test_check_knows_what_is_left(bitsmith):
     options = ("check", "--model", "resnet8", "--data", "digits", "--budget", "size=5kB", "--json")
     assert not json.loads(bitsmith(*options, check=1).stdout)["ok"]
     assert json.loads(bitsmith(*options, "--width", 0.3).stdout)["ok"]
+    alone = json.loads(bitsmith("check", "--model", "resnet8", "--input", "3x8x8", "--json", "--width", 0.5).stdout)
+    assert any(note.startswith("narrowed to 0.5") for note in alone["notes"])

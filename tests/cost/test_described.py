@@ -77,6 +77,7 @@ def test_a_named_energy_model(tmp_path):
         ("memories: {ram: 16kJ}", r"memories.ram: can't read '16kJ'; write a number and a unit, one of B, kB"),
         ("memories: {rom: 16kB}", "memories.rom: Extra inputs"),
         ("memories: {flash: 16kB}", "memories.flash: say how much of it is code"),
+        ("lacks: {relx: none}", "lacks: there is no operator 'relx'; there are add, affine"),
         ("extends: toaster", "extends: unknown target 'toaster'; known are onnx"),
         ("energy: magic", "energy: unknown model 'magic'; known are bitops-energy"),
         ("energy: bitops-energy\nenergy_per_mac: {a8: {w8: 1pJ}}", "both say what a MAC takes"),
@@ -101,6 +102,16 @@ def test_wrong_descriptions_name_the_field(tmp_path, text, words):
         return
     with pytest.raises(RecipeError, match=f"board.yaml.*{words}"):
         find_target(path)
+
+
+def test_a_board_does_not_pass_for_the_device_it_extends(tmp_path):
+    """Sources, notes and descriptions that it doesn't give itself are said to be the other's."""
+    text = "extends: mpic\nmacs_per_cycle: {a8: {w8: 2}}\nbits: {activations: [8]}\nclock: 1MHz\nsources: [our bench]\n"
+    board = find_target(write(tmp_path / "board.yaml", text))
+    assert board.sources[0] == "our bench"
+    assert all(source.startswith("where it says nothing else, mpic: ") for source in board.sources[1:])
+    assert board.what == f"as target mpic ({TARGETS['mpic'].what}) where it says nothing else"
+    assert board.note.startswith("As for mpic: ")
 
 
 def test_names_and_missing_files():

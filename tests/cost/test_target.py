@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitsmith.blueprint import FLOAT, Budget, Options
 from bitsmith.cost import COSTS, TARGETS, check_budgets, exact
-from bitsmith.cost.target import forms
+from bitsmith.cost.target import FORMS, forms
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.space.precision import precision
 
@@ -79,6 +79,25 @@ def test_operators_are_refused_with_their_places():
     assert TARGETS["ethos-u"].refused(graph) == [
         "circular pad at 'pad': TensorFlow Lite, which Vela reads, has no such operator that Vela takes"
     ]
+
+
+def test_a_bounded_relu_is_refused_where_the_bound_would_be_lost():
+    s = graphs.Sketch((4, 8, 8))
+    graph = s.graph(s.same("relu6", "act", s.conv("conv", "x", 8)))
+    for name, words in (("finn", "no Clip with an upper bound"), ("hls4ml", "forgets its upper bound")):
+        (text,) = TARGETS[name].refused(graph)
+        assert text.startswith("relu6 at 'act': ")
+        assert words in text
+    assert TARGETS["ethos-u"].refused(graph) == []
+
+
+def test_forms_are_all_that_any_network_can_have():
+    s = graphs.Sketch((4, 8, 8))
+    y = s.window("conv", "wide", "x", 4, 1, 4)
+    graph = s.graph(s.pad("pad", s.same("gelu", "act", y), (1, 1, 1, 1), "circular"))
+    assert {form for node in graph.nodes for form in forms(graph, node)} <= {"input", *FORMS}
+    with pytest.raises(AssertionError):
+        dataclasses.replace(TARGETS["c"], lacks={"relx": "no such operator"})
 
 
 def test_strides_count_where_there_is_more_than_one_output():

@@ -55,7 +55,7 @@ def test_no_method_takes_the_place_of_a_baseline():
     for label in ("uniform", "random"):
         with pytest.raises(RecipeError, match=f"{label} is the name of a baseline, and this is composite"):
             comparison(methods=[{"name": "composite", "label": label}])
-    with pytest.raises(RecipeError, match="uniform is the name of a baseline, and this is uniform.fill"):
+    with pytest.raises(RecipeError, match=r"uniform is the name of a baseline, and this is uniform\+fill"):
         comparison(methods=[{"name": "uniform", "fill": True, "label": "uniform"}])
     with pytest.raises(RecipeError, match="'narrowed w2': labels that start so are those of narrowed"):
         comparison(methods=[{"name": "composite", "label": "narrowed w2"}])

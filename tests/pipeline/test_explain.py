@@ -11,6 +11,7 @@ import pytest
 import bitsmith as bs
 from bitsmith import pipeline
 from bitsmith.blueprint import Bits
+from bitsmith.cost.additive import fractional
 from bitsmith.errors import BudgetError, RunError
 from bitsmith.pipeline import RunFolder
 from bitsmith.pipeline.exported import load
@@ -78,6 +79,16 @@ def test_requested_and_obtained(job, explained):
         ("bitops", 30e6, costs["bitops"], True),
     ]
     assert explained.price == "size"
+
+
+def test_a_bit_is_weighed_by_a_cost_that_rises_with_bits(job):
+    """Latency, the first budget, only rises where activations get fewer bits; so weights are what a bit costs."""
+    latency = fractional("latency", 1e9, lambda graph, plan, layer, bits: 8 - bits.activation, lambda graph, plan: 0)
+    space = dataclasses.replace(job.space, costs={**job.space.costs, "latency": latency})
+    network = load(job.run.path / FOUND)
+    found = bs.explain(job.task, network, space, ["latency=1s", "weights=20kB"])
+    assert any(step.costs["latency"] for step in found.steps)
+    assert found.price == "weights"
 
 
 def test_what_the_search_believed_is_told(job, explained):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitsmith import pipeline
-from bitsmith.errors import RunError
+from bitsmith.errors import RecipeError, RunError
 from bitsmith.pipeline import RunFolder
 from bitsmith.recipe import parse_recipe
 from bitsmith.report import read_record
@@ -192,10 +192,15 @@ def test_stages_say_what_is_missing(tmp_path):
     (run.path / "graph.json").write_text("{}")
     assert RunFolder.create(run.path, recipe(seed=5)).recipe().seed == 5  # nothing was learned yet
     assert not (run.path / "graph.json").exists()
+    run.recipe_file.write_text("no recipe, or one whose latency table is another one by now")
+    assert RunFolder.create(run.path, recipe(seed=5)).recipe().seed == 5
     (run.path / "float").mkdir()
     (run.path / "float" / "train.checkpoint").write_text("")
     with pytest.raises(RunError, match="another recipe"):
         RunFolder.create(run.path, recipe(seed=6))
+    run.recipe_file.write_text("no recipe")
+    with pytest.raises(RecipeError, match="is not a recipe"):
+        RunFolder.create(run.path, recipe(seed=5))
 
 
 def test_as_published_keeps_float_ends_and_claims_no_integers(tmp_path):

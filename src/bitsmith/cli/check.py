@@ -44,7 +44,7 @@ from bitsmith.pipeline.estimate import estimate
 from bitsmith.pipeline.reach import Reach, problem_of, reach
 from bitsmith.pipeline.verbs import bare_template
 from bitsmith.recipe import Recipe, SpaceSection, read_recipe, suited_space
-from bitsmith.space import narrowed, precision
+from bitsmith.space import Mobile, narrowed, precision
 
 
 @app.command()
@@ -90,7 +90,7 @@ def check(
     common |= {"output": output, "width": width, "limit": limit, "metric": metric, "float_epochs": float_epochs}
     common |= {"skip_bad": skip_bad or None, "download": download or None, "epochs": train_epochs}
     if recipe is not None:
-        read = read_recipe(recipe, target=target, space=space)
+        read = read_recipe(recipe, target=target, space=space, budgets=[budget] if budget else None)
         wanted = override(read, budget=[budget] if budget else None, **common)
     else:
         values = {"space": space, "budgets": [budget], "method": method_section(method, False, epochs)}
@@ -101,6 +101,11 @@ def check(
 def _check_run(wanted: Recipe, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = pipeline.prepare(RunFolder.create(Path(folder), wanted))
+    if isinstance(job.space, Mobile):
+        raise RecipeError(
+            "check tells how far bits of a given network reach; of a mobile space, bitsmith search refuses budgets "
+            "that no network meets, before it trains anything"
+        )
     with progress(as_json) as watch:
         pipeline.estimate_ahead(job, watch)
     rows = [row for row in reach(job.space, [b for line in wanted.budget_sets() for b in line]) if row.budget]
@@ -164,6 +169,8 @@ def _check_fit(
         pins=section.pins,
         costs=device.costs,
     )
+    with progress(as_json) as watch:
+        pipeline.price_ahead(device, graph, space.options, watch)
     problem = "; ".join(dict.fromkeys(text for line in lines if (text := problem_of(space, device, line))))
     try:
         rows = reach(space, [budget for line in lines for budget in line])

@@ -18,6 +18,7 @@ from bitsmith.cli.options import AsJson, Folder, Quiet
 from bitsmith.cli.show import out, progress, say
 from bitsmith.pipeline import RunFolder
 from bitsmith.report import Effect, Explained, LayerStep
+from bitsmith.report.plot import spoken_metric
 
 
 @app.command()
@@ -60,7 +61,7 @@ def _print(explained: Explained) -> None:
 
 def _table(explained: Explained) -> Table:
     """One row per step, for 80 columns; what is within the noise is dim."""
-    metric = "points" if explained.metric == "accuracy" else explained.metric
+    metric = f"{spoken_metric(explained.metric)}, points"
     beliefs = any(step.believed is not None for step in explained.steps)
     table = Table(
         caption=f"± holds for all steps together (95 %); ~ within the noise of {explained.images:,} validation images"
@@ -68,7 +69,8 @@ def _table(explained: Explained) -> Table:
     table.add_column("layer", overflow="fold")
     table.add_column("step", no_wrap=True)
     costs = [cost for cost in explained.costs if any(step.costs[cost] for step in explained.steps)]
-    for name in (metric, "loss", *costs[:1], *(["believed"] if beliefs else [])):
+    table.add_column(metric, justify="right", min_width=10)
+    for name in ("loss", *costs[:1], *(["believed"] if beliefs else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for step in explained.steps:
         table.add_row(

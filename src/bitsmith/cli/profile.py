@@ -106,9 +106,9 @@ def profile(
     elif not quiet:
         if rows:
             _print(rows)
+        count = f"{len(table.networks)} network{'s' if len(table.networks) != 1 else ''}"
         out.print(
-            f"{escape(str(out_file))}: {len(table.entries)} times of {len(table.networks)} networks, "
-            f"{escape(str(table.setting))}",
+            f"{escape(str(out_file))}: {len(table.entries)} times of {count}, {escape(str(table.setting))}",
             soft_wrap=True,
         )
         if not checked:

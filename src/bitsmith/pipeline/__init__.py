@@ -1,6 +1,6 @@
 """The whole job: recipe in; trained, exported, verified network and report out."""
 
-from bitsmith.pipeline.ahead import estimate_ahead
+from bitsmith.pipeline.ahead import estimate_ahead, price_ahead
 from bitsmith.pipeline.artefacts import describe, export, verify
 from bitsmith.pipeline.explain import explain_run
 from bitsmith.pipeline.folder import Entry, RunFolder
@@ -30,6 +30,7 @@ __all__ = [
     "meets",
     "open_task",
     "prepare",
+    "price_ahead",
     "quantize",
     "quiet",
     "report",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from bitsmith.blueprint import NetworkGraph, Options
+from bitsmith.cost import Target
 from bitsmith.pipeline.job import Job
 from bitsmith.train import Event, Watch, silent
 
 
 def estimate_ahead(job: Job, watch: Watch = silent) -> None:
-    """Run ZigZag on all that the space can ask for, where the target is priced by it; a second or more per layer.
+    """`price_ahead` of a job."""
+    price_ahead(job.target, job.graph, job.space.options, watch)
+
+
+def price_ahead(target: Target, graph: NetworkGraph, options: Mapping[str, Options], watch: Watch = silent) -> None:
+    """Run ZigZag on all that the options can ask for, where the target is priced by it; a second or more per layer.
 
     Raises:
         RecipeError: it isn't installed, or can't map a layer.
     """
-    if job.target.zigzag is not None:
+    if target.zigzag is not None:
 
         def progress(done: int, steps: int) -> None:
             watch(Event(stage="ZigZag's estimates", step=done, steps=steps, images=0))
 
-        job.target.zigzag.ahead(job.graph, job.space.options, progress)
+        target.zigzag.ahead(graph, options, progress)

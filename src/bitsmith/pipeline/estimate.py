@@ -10,7 +10,7 @@ from torch import nn
 
 from bitsmith.pipeline.job import Job
 from bitsmith.quantize import build, float_blueprint
-from bitsmith.search import Composite, GridSearch, Sensitivity, build_mixed
+from bitsmith.search import Composite, GridSearch, Sensitivity, SharedNetwork, Supernet, build_mixed
 from bitsmith.train import calibrate
 
 
@@ -61,6 +61,13 @@ def estimate(job: Job) -> Estimate:
         options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)
         step = _step(job, build_mixed(job.space), method.batch_size)
         search_seconds = step * options * (method.norm_batches + method.loss_batches) / 3
+    elif isinstance(method, Supernet):
+        step = _step(job, SharedNetwork(job.space, scaling=method.scaling), method.plan.batch_size)
+        options = int(job.space.sizes[job.space.sizes > 1].sum()) if method.score == "sensitivity" else 0
+        measured = options * (method.norm_batches + method.loss_batches)
+        both = 1 + (1 - method.weights_first) / method.architecture_every  # steps of the choices take as long
+        steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size) * both
+        search_seconds = lines * step * (steps + measured / 3)
     elif method.epochs:  # as if its steps were those of an 8-bit network
         tried = min(method.most, job.space.count()) if isinstance(method, GridSearch) else 1
         step = _step(job, build(job.space.uniform(8, 8)))

@@ -19,7 +19,7 @@ from bitsmith.quantize import Network
 from bitsmith.report import Effect, Explained, LayerStep, Requested, advise, write_explained
 from bitsmith.search import Step, measure_steps, single_steps
 from bitsmith.seeding import derive
-from bitsmith.space import Precision
+from bitsmith.space import Mobile, Precision
 from bitsmith.train import Difference, Task, Watch, pick_device, silent
 
 FILE, MEASURED = "explain.json", "explain.measured.json"
@@ -108,7 +108,7 @@ def explain(
         trained_score=measured.trained_score,
         score=measured.score,
         loss=measured.loss,
-        price=next((cost for cost in names if any(row.costs[cost] for row in rows)), "size"),
+        price=next((cost for cost in names if any(_rises(row, cost) for row in rows)), "size"),
         requested=[
             Requested(network=name, cost=b.cost, limit=b.limit, obtained=now[b.cost], met=now[b.cost] <= b.limit)
             for b in limits
@@ -144,7 +144,7 @@ def explain_run(
                 explained = explain(
                     job.task,
                     network,
-                    job.space,
+                    _bits_of(job, network),
                     entry.budgets,
                     sensitivities=entry.details.get("sensitivities"),
                     seed=job.recipe.seed,
@@ -156,6 +156,16 @@ def explain_run(
             say(f"{entry.title}: {folder / FILE}")
             found[entry.slug] = explained
     return found
+
+
+def _bits_of(job: Job, network: Network) -> Precision:
+    """The space of a network's bits: the job's own; of a mobile space the options of its layers, each alone."""
+    if not isinstance(job.space, Mobile):
+        return job.space
+    blueprint = network.blueprint
+    assert blueprint is not None, "made by build"
+    options = {layer.name: job.space.options[layer.name] for layer in blueprint.graph.layers}
+    return Precision(template=blueprint, options=options, costs=job.space.costs)
 
 
 def _wanted(job: Job, networks: Sequence[str]) -> list[Entry]:
@@ -170,6 +180,11 @@ def _wanted(job: Job, networks: Sequence[str]) -> list[Entry]:
 
 def _costs(names: Sequence[str], space: Precision, blueprint: Blueprint) -> dict[str, float]:
     return {name: exact(name, blueprint.graph, blueprint.bits, space.costs) for name in names}
+
+
+def _rises(row: LayerStep, cost: str) -> bool:
+    """Whether a cost rises with bits, as latency does not where fewer bits take a kernel that narrows."""
+    return row.costs[cost] > 0 if row.up else row.costs[cost] < 0
 
 
 def _effect(difference: Difference, margins: float) -> Effect:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitsmith.blueprint import Blueprint, Budget
-from bitsmith.errors import RunError
+from bitsmith.errors import BitsmithError, RunError
 from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
 from bitsmith.train import History, read_json, write_json, write_text
@@ -89,8 +89,9 @@ class RunFolder:
         """
         run, recipe = cls(path=path), absolute(recipe)
         try:
-            if run.recipe_file.exists() and _compared(absolute(run.recipe())) != _compared(recipe):
-                if any(file.name != ".lock" for file in path.glob("*/*")):  # something was learned
+            learned = any(file.name != ".lock" for file in path.glob("*/*"))
+            if run.recipe_file.exists() and run._is_of_another(recipe, learned=learned):
+                if learned:
                     raise RunError(
                         f"{path} holds a run of another recipe; choose another --out, or delete that folder first"
                     )
@@ -101,6 +102,15 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"can't write to {path}: {error.strerror}") from error
         return run
+
+    def _is_of_another(self, recipe: Recipe, *, learned: bool) -> bool:
+        """Whether its recipe is another one, such as one that can't be read any more where nothing was learned."""
+        try:
+            return _compared(absolute(self.recipe())) != _compared(recipe)
+        except BitsmithError:
+            if learned:
+                raise
+            return True
 
     @property
     def recipe_file(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
 from bitsmith.search import Composite, Method
 from bitsmith.seeding import derive
-from bitsmith.space import Precision, narrowed, precision
+from bitsmith.space import Mobile, Precision, narrowed, precision
 from bitsmith.train import (
     Task,
     load_into,
@@ -46,7 +47,9 @@ class Job:
     """A prepared run: data, captured network and space in hand.
 
     Args:
-        state: the captured float weights, as given or as initialized.
+        graph: captured; of a mobile space, its largest network.
+        state: the captured float weights, as given or as initialized; of a mobile space none.
+        space: a Precision, or a Mobile.
     """
 
     run: RunFolder
@@ -54,7 +57,7 @@ class Job:
     task: Task
     graph: NetworkGraph
     state: dict[str, Tensor]
-    space: Precision
+    space: Any
     target: Target
     method: Method
     notes: tuple[str, ...]
@@ -101,6 +104,8 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
     """Open the data, capture the network (once; later from the folder) and lay out the space."""
     recipe = run.recipe()
     task = open_task(recipe, say)
+    if recipe.space.kind == "mobile":
+        return _prepare_mobile(run, recipe, task, say)
     graph_file, weights_file = run.path / "graph.json", run.path / "captured.safetensors"
     if graph_file.exists() and weights_file.exists():
         values = read_json(graph_file, "the captured network")
@@ -149,6 +154,32 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
         target=target,
         method=method,
         notes=notes,
+    )
+
+
+def _prepare_mobile(run: RunFolder, recipe: Recipe, task: Task, say: Say) -> Job:
+    method, target = make_method(recipe.method), find_target(recipe.target)
+    space = Mobile(
+        description=recipe.space.mobile(),
+        input_shape=task.data.shape,
+        outputs=len(task.data.classes),
+        quantizer=recipe.space.quantizer,
+        input=task.data.input,
+        classes=task.data.classes,
+        costs=target.costs,
+    )
+    for note in task.data.notes:
+        say(note)
+    return Job(
+        run=run,
+        recipe=recipe,
+        task=task,
+        graph=space.uniform(8, 8).graph,
+        state={},
+        space=space,
+        target=target,
+        method=method,
+        notes=tuple(task.data.notes),
     )
 
 

@@ -27,7 +27,7 @@ from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
 from bitsmith.search import Composite, Found, Method, Problem
 from bitsmith.seeding import derive
-from bitsmith.space import Pin, Precision, precision
+from bitsmith.space import Mobile, Pin, Precision, precision
 from bitsmith.train import (
     History,
     Task,
@@ -101,7 +101,7 @@ def precision_space(
 
 def search(
     task: Task,
-    space: Precision,
+    space: Precision | Mobile,
     method: Method,
     budgets: Sequence[str | Budget],
     *,
@@ -165,20 +165,21 @@ def search(
     return found
 
 
-def check_target(space: Precision, target: Target) -> None:
+def check_target(space: Precision | Mobile, target: Target) -> None:
     """Refuse a space that a target can't hold.
 
     Raises:
         RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer.
     """
     if not _claims_none(space):
-        steps = find_quantizers(space.template.quantizer)
-        target.check(space.options, space.template.graph, power_of_two=steps.power_of_two)
+        largest = space.uniform(8, 8) if isinstance(space, Mobile) else space.template
+        steps = find_quantizers(largest.quantizer)
+        target.check(space.options, largest.graph, power_of_two=steps.power_of_two)
 
 
-def _claims_none(space: Precision) -> bool:
+def _claims_none(space: Precision | Mobile) -> bool:
     """Networks with float sums, as published, claim no target."""
-    return space.template.stream_bits == FLOAT
+    return isinstance(space, Precision) and space.template.stream_bits == FLOAT
 
 
 def train(

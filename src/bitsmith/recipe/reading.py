@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from bitsmith.errors import BitsmithError, RecipeError
 from bitsmith.recipe.recipe import Recipe
 
 
-def read_recipe(path: Path, *, target: str | None = None, space: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(
+    path: Path,
+    *,
+    target: str | None = None,
+    space: Mapping[str, Any] | None = None,
+    budgets: Sequence[Sequence[str]] | None = None,
+) -> Recipe:
     """Read a YAML recipe.
 
     Args:
         target: in place of the recipe's.
         space: fields of its space section in place of the recipe's.
+        budgets: in place of the recipe's, which the target need not price then.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or says something that isn't so; the message names the field.
@@ -34,6 +41,8 @@ def read_recipe(path: Path, *, target: str | None = None, space: Mapping[str, An
         raise RecipeError(f"{path} is not a recipe: it must be a mapping with model, data and budgets")
     if target is not None:
         values = {**values, "target": target}
+    if budgets is not None:
+        values = {**values, "budgets": [list(line) for line in budgets]}
     if space and isinstance(values.get("space") or {}, dict):
         values = {**values, "space": {**(values.get("space") or {}), **space}}
     return parse_recipe(values, str(path))

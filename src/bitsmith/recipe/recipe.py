@@ -11,8 +11,16 @@ from bitsmith.blueprint import Budget, fronts
 from bitsmith.cost import TargetDescription, check_budgets, find_target, is_file, read_description
 from bitsmith.cost.reading import first_problem
 from bitsmith.data import absolute as absolute_source
-from bitsmith.recipe.methods import make_method
-from bitsmith.recipe.sections import DataSection, ModelSection, Section, SpaceSection, TaskSection, suited_space
+from bitsmith.recipe.methods import METHODS, make_method
+from bitsmith.recipe.sections import (
+    DataSection,
+    ModelSection,
+    Section,
+    SpaceSection,
+    TaskSection,
+    suited_mobile,
+    suited_space,
+)
 from bitsmith.train import TrainPlan
 
 Baseline = Literal["uniform", "uniform+fill", "random", "sensitivity"]
@@ -28,6 +36,9 @@ def _budget_lines(value: Any) -> Any:
     if not lines or not all(lines):
         raise ValueError("give at least one budget, such as size=20kB")
     return [[str(budget) for budget in budgets] for line in lines for budgets in fronts(*line)]
+
+
+MOBILE = "mobile"  # in place of a model, where the space brings its networks along
 
 
 class Recipe(Section):
@@ -82,7 +93,10 @@ class Recipe(Section):
             return values  # refused by its type
         target = read_description(Path(target)) if isinstance(target, str) and is_file(target) else target
         device, space = find_target(target), values.get("space") or {}
-        if isinstance(space, dict):
+        if isinstance(space, dict) and space.get("kind") == "mobile":
+            space = suited_mobile(device, space.get("preset"), space.get("description")) | space
+            values = {"model": {"spec": MOBILE}, "baselines": [], "method": {"name": "supernet"}} | values
+        elif isinstance(space, dict):
             space = suited_space(device) | space
         return {**values, "target": target, "space": space}
 
@@ -99,6 +113,21 @@ class Recipe(Section):
     def _buildable(cls, value: dict[str, Any]) -> dict[str, Any]:
         make_method(value)
         return value
+
+    @model_validator(mode="after")
+    def _whole_networks(self) -> Recipe:
+        if self.space.kind != "mobile":
+            return self
+        name = str(self.method.get("name", "composite"))
+        if name in METHODS and name != "supernet":
+            raise ValueError(f"method {name!r} searches the bits of a given network; a mobile space takes supernet")
+        if self.model != ModelSection(spec=MOBILE) or self.float_plan is not None:
+            raise ValueError("a mobile space has no model and no float_plan: its networks are trained from scratch")
+        if self.baselines or self.fixed:
+            raise ValueError("baselines and fixed vary the bits of a given network; a mobile space has none of these")
+        if self.start == "float":
+            raise ValueError("start: networks of a mobile space start from the search or from scratch")
+        return self
 
     @model_validator(mode="after")
     def _can_start(self) -> Recipe:

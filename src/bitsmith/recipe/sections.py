@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bitsmith.cost import Target
+from bitsmith.errors import RecipeError
 from bitsmith.quantize import find_quantizers
 from bitsmith.recipe.methods import import_named
+from bitsmith.space import MOBILE_SPACES, MobileSpace, parse_mobile_space
 from bitsmith.train import METRICS
 
 
@@ -67,10 +70,16 @@ class SpaceSection(Section):
     """The bit-widths that layers may take; the ends of the network are pinned unless `ends` is null.
 
     Args:
+        kind: "precision", bits of a given network, or "mobile", whole networks; these have no `model`.
+        preset: of `bitsmith.space.MOBILE_SPACES`, for mobile.
+        description: or a mobile space of your own, as `bitsmith.space.parse_mobile_space` takes it.
         quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name" of a QuantizerPair of your own.
         pins: layer or pattern ("layer3.*") -> 8, "w4a8", "w4", "a8" or "float"; see `bitsmith.space.resolve_pins`.
     """
 
+    kind: Literal["precision", "mobile"] = "precision"
+    preset: str | None = None
+    description: dict[str, Any] | None = None
     weight_bits: tuple[int, ...] = (2, 3, 4, 8)
     activation_bits: tuple[int, ...] = (8,)
     ends: int | None = 8
@@ -84,6 +93,26 @@ class SpaceSection(Section):
             import_named("quantizer", value)
         find_quantizers(value)
         return value
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> SpaceSection:
+        if self.kind == "precision" and (self.preset or self.description):
+            raise ValueError("preset and description belong to kind: mobile")
+        if self.kind == "mobile":
+            if self.pins or self.ends is None:
+                raise ValueError("a mobile space has no pins, and its ends have fixed bits")
+            self.mobile()
+        return self
+
+    def mobile(self) -> MobileSpace:
+        """The mobile space, with the section's bits.
+
+        Raises:
+            RecipeError: no or both of preset and description, or one that isn't known or can't be.
+        """
+        assert self.ends is not None
+        bits = {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits, "ends": self.ends}
+        return replace(described(self.preset, self.description), **bits)
 
 
 class TaskSection(Section):
@@ -106,6 +135,32 @@ class TaskSection(Section):
         if value not in METRICS:
             raise ValueError(f"unknown metric {value!r}; known are {', '.join(METRICS)}")
         return value
+
+
+def described(preset: str | None, description: Any) -> MobileSpace:
+    """The mobile space that a section names or describes.
+
+    Raises:
+        RecipeError: no or both of them, or one that isn't known or can't be.
+    """
+    if (preset is None) == (description is None):
+        raise RecipeError(f"space: a mobile space has a preset ({', '.join(MOBILE_SPACES)}), or a description")
+    if description is not None:
+        return parse_mobile_space(description, "space.description")
+    if preset not in MOBILE_SPACES:
+        raise RecipeError(f"space.preset: there is no {preset!r}; there are {', '.join(MOBILE_SPACES)}")
+    return MOBILE_SPACES[preset]
+
+
+def suited_mobile(device: Target, preset: str | None, description: Any) -> dict[str, Any]:
+    """What a mobile space's section is for a target where nothing is said: the space's bits that the target holds."""
+    space = described(preset, description)
+    return {
+        "weight_bits": device.narrow(space.weight_bits, device.weight_bits),
+        "activation_bits": device.narrow(space.activation_bits, device.activation_bits),
+        "ends": space.ends,
+        "quantizer": suited_space(device)["quantizer"],
+    }
 
 
 def suited_space(device: Target) -> dict[str, Any]:

@@ -271,8 +271,8 @@ def summarize_verdicts(verdicts: Sequence[CompareVerdict]) -> str:
     tested = sum(v.outcome in ("shown", "against", "not shown") for v in verdicts)
     if tested > 1:
         text += (
-            f" Each has its own 95 % interval: of {tested} between equals about {0.05 * tested:.2g} would be shown one way "
-            "or the other by chance alone."
+            f" Each has its own 95 % interval: of {tested} between equals about {0.05 * tested:.2g} would be shown "
+            "one way or the other by chance alone."
         )
     return text
 

@@ -11,10 +11,20 @@ from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, 
 from bitsmith.search.problem import Found, Method, Problem
 from bitsmith.search.sensitivity import Measured, measure, to_penalties
 from bitsmith.search.step import Step, single_steps
+from bitsmith.search.supernet import (
+    Discretizer,
+    Scoring,
+    SharedNetwork,
+    Supernet,
+    inherited,
+    score_inherited,
+    slices,
+)
 from bitsmith.search.uniform import Random, Uniform
 
 __all__ = [
     "Composite",
+    "Discretizer",
     "Found",
     "GridSearch",
     "Marginal",
@@ -24,8 +34,11 @@ __all__ = [
     "Problem",
     "Random",
     "Score",
+    "Scoring",
     "Sensitivity",
+    "SharedNetwork",
     "Step",
+    "Supernet",
     "Uniform",
     "allocate",
     "blueprints_inside",
@@ -35,6 +48,7 @@ __all__ = [
     "evaluate_blueprint",
     "fill",
     "inherit",
+    "inherited",
     "largest_uniform",
     "least",
     "measure",
@@ -44,7 +58,9 @@ __all__ = [
     "published_penalty",
     "random_inside",
     "reachable",
+    "score_inherited",
     "single_steps",
+    "slices",
     "some_inside",
     "to_penalties",
     "uniform_points",

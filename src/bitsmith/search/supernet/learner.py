@@ -1,0 +1,192 @@
+"""What a supernet search does in a step: weights on one batch, choices on another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitsmith.cost import exact
+from bitsmith.search.falling import FallingBudgets
+from bitsmith.search.problem import Problem
+from bitsmith.search.supernet.network import SharedNetwork
+from bitsmith.search.supernet.parts import Shared
+from bitsmith.search.supernet.pricing import expected_costs
+from bitsmith.seeding import derive
+from bitsmith.space import Mobile
+from bitsmith.train import Learner, Loop, autocast, calibrate, load_into, make_optimizer, make_schedule
+
+if TYPE_CHECKING:
+    from bitsmith.search.supernet.method import Supernet
+
+
+@final
+class SupernetLearner(Learner):
+    """The state of one running search."""
+
+    def __init__(self, method: Supernet, problem: Problem, loop: Loop) -> None:
+        self.method, self.problem, self.loop = method, problem, loop
+        space: Mobile = problem.space
+        torch.manual_seed(derive(problem.seed, "supernet"))
+        self.network = SharedNetwork(space, scaling=method.scaling).to(loop.device).train()
+        self.decisions = {d.name: d for d in space.decisions.decisions}
+        self.logits = {
+            name: nn.Parameter(torch.zeros(len(d.options), device=loop.device)) for name, d in self.decisions.items()
+        }
+        plan = method.plan
+        self.optimizer = make_optimizer(self.network, plan)
+        self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
+        self.architecture = torch.optim.Adam(self.logits.values(), lr=method.architecture_lr, betas=(0.5, 0.999))
+        self.lead = round(method.weights_first * loop.steps)
+        budgets = [b for b in problem.budgets if _is_decided(space, b.cost)]
+        costs = expected_costs(space, [b.cost for b in budgets])
+        self.costs = [costs[b.cost] for b in budgets]
+        with torch.no_grad():
+            first = [float(cost(self.probabilities())) for cost in self.costs]
+        self.falling = FallingBudgets(
+            budgets,
+            first,
+            lead=self.lead,
+            span=method.falling * (loop.steps - self.lead),
+            multiplier_step=method.multiplier_step,
+            square=method.square,
+        )
+        self.rms: dict[str, float] = {}
+        self.search_batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        if loop.saved is None:
+            self.network.present = {name: p.detach() for name, p in self.probabilities().items()}
+            calibrate(
+                self.network,
+                problem.task.data.train,
+                batch_size=plan.batch_size,
+                seed=derive(problem.seed, "calibrate"),
+            )
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """softmax(logits): how often each option wins among Gumbel-perturbed logits, whatever the temperature."""
+        return {name: torch.softmax(logits, 0) for name, logits in self.logits.items()}
+
+    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        with torch.no_grad():
+            self.network.present = self._draw(step)
+        with ExitStack() as stack:
+            if (step + 1) % self.loop.steps_per_epoch == 0:
+                self._record_activations(stack)
+            return self._loss_of(x, y)
+
+    def update(self, loss: Tensor, step: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if (step + 1) % self.loop.steps_per_epoch == 0:
+            self._record_gradients()
+        self.optimizer.step()
+        if step >= self.lead and (step - self.lead) % self.method.architecture_every == 0:
+            self._choose(step)
+        if step + 1 < self.loop.steps:
+            self.schedule.step()
+
+    @torch.no_grad()
+    def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
+        p = self.probabilities()
+        expected = [float(cost(p)) for cost in self.costs]
+        spread = [float(-(q * q.clamp_min(1e-12).log()).sum()) / len(p) for q in p.values()]
+        figures = {"step": float(step), "loss": loss, "entropy": sum(spread)} | self.falling.figures(expected, step)
+        return figures | self.rms
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "logits": {name: logits.detach() for name, logits in self.logits.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "architecture": self.architecture.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rms": self.rms,
+        } | self.falling.state()
+
+    def restore(self, state: Mapping[str, Any], where: str) -> None:
+        load_into(self.network, state["network"], where)
+        with torch.no_grad():
+            for name, logits in self.logits.items():
+                logits.copy_(state["logits"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.architecture.load_state_dict(state["architecture"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.falling.restore(state)
+        self.rms = dict(state["rms"])
+
+    def _draw(self, step: int) -> dict[str, Tensor]:
+        """Gumbel-softmax of every decision; on a single path the greatest alone, with the gradient of the mixture."""
+        first, last = self.method.temperature
+        temperature = first * (last / first) ** (step / max(1, self.loop.steps - 1))
+        found = {}
+        for name, logits in self.logits.items():
+            noise = -torch.empty_like(logits).exponential_().log()
+            p = torch.softmax((logits + noise) / temperature, 0)
+            if self.method.path == "single":
+                p = F.one_hot(p.argmax(), len(p)).to(p) + (p - p.detach())
+            found[name] = p
+        return found
+
+    def _choose(self, step: int) -> None:
+        """A step of the choices on search data, weights as they are."""
+        x, y = self._next_batch((step - self.lead) // self.method.architecture_every)
+        weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        for parameter in weights:
+            parameter.requires_grad_(False)
+        self.network.present = self._draw(step)
+        p = self.probabilities()
+        loss = self._loss_of(x.to(self.loop.device), y.to(self.loop.device))
+        penalty = self.falling.penalty([cost(p) for cost in self.costs], step, self.loop.device)
+        self.architecture.zero_grad(set_to_none=True)
+        (loss + penalty).backward()
+        self.architecture.step()
+        for parameter in weights:
+            parameter.requires_grad_(True)
+
+    def _next_batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """The batch of search data of a step of the choices; they depend on its number alone."""
+        split, size = self.problem.task.data.search, self.method.plan.batch_size
+        epoch, start = divmod(number, split.steps(batch_size=size))
+        if self.search_batches is None or start == 0:
+            seed = derive(self.problem.seed, f"choices {epoch}")
+            augment = self.problem.task.augment
+            self.search_batches = split.batches(batch_size=size, seed=seed, augment=augment, start=start)
+        return next(self.search_batches)
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        with autocast(self.loop.mode.precision, self.loop.device):
+            logits = self.network(x)
+        return self.problem.task.compute_loss(logits.float(), y)
+
+    def _record_activations(self, stack: ExitStack) -> None:
+        """Of this forward pass, the root mean square of what every layer gives, before it is masked."""
+        for name, module in self.network.named_modules():
+            if isinstance(module, Shared):
+                handle = module.register_forward_hook(self._keep_rms(f"rms {name}"))
+                stack.callback(handle.remove)
+
+    def _keep_rms(self, name: str):
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.rms[name] = float(output.detach().float().square().mean().sqrt())
+
+        return hook
+
+    def _record_gradients(self) -> None:
+        for name, module in self.network.named_modules():
+            if isinstance(module, Shared) and module.weight.grad is not None:
+                self.rms[f"gradient rms {name}"] = float(module.weight.grad.float().square().mean().sqrt())
+
+
+def _is_decided(space: Mobile, cost: str) -> bool:
+    """Whether networks of the space differ in a cost at all."""
+    least, most = (space.decode(at) for at in (space.sizes * 0, space.sizes - 1))
+    values = {exact(cost, b.graph, b.bits, space.costs) for b in (least, most)}
+    return len(values) > 1

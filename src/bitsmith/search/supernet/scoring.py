@@ -1,0 +1,154 @@
+"""Scoring by inherited weights: networks of a space without training them, each with BatchNorm of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+
+from bitsmith.blueprint import Blueprint
+from bitsmith.quantize import Network, build
+from bitsmith.search.kept import Kept
+from bitsmith.search.supernet.network import SharedNetwork
+from bitsmith.search.supernet.slices import slices
+from bitsmith.space import Mobile
+from bitsmith.train import Event, Task, Watch, digest, reestimate_norms, silent
+
+# Decisions whose later options can do all that earlier ones can: they never count as worse.
+_GROWING = ("channels", "blocks", "expansion", "kernel", "weight_bits", "activation_bits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How networks are scored.
+
+    Args:
+        norm_batches: of training data, that re-estimate BatchNorm.
+        loss_batches: of search data, the same for all.
+    """
+
+    norm_batches: int = 20
+    loss_batches: int = 32
+    batch_size: int = 128
+    seed: int = 0
+
+
+@torch.no_grad()
+def settle(network: torch.nn.Module, task: Task, scoring: Scoring) -> None:
+    """Re-estimate BatchNorm on training data."""
+    reestimate_norms(
+        network,
+        task.data.train,
+        batches=scoring.norm_batches,
+        batch_size=scoring.batch_size,
+        seed=scoring.seed,
+    )
+
+
+@torch.no_grad()
+def inherited(network: SharedNetwork, blueprint: Blueprint, task: Task, scoring: Scoring) -> Network:
+    """The blueprint's network with the shared network's weights and BatchNorm of its own, in eval mode.
+
+    Raises:
+        RunError: the blueprint is not of the space.
+    """
+    built = build(blueprint).to(network.stem.weight.device)
+    built.load_state_dict(slices(network, blueprint))
+    settle(built, task, scoring)
+    return built.eval()
+
+
+@torch.no_grad()
+def score_inherited(network: SharedNetwork, blueprint: Blueprint, task: Task, scoring: Scoring) -> float:
+    """The loss of a blueprint on search data with the shared network's weights.
+
+    Raises:
+        RunError: the blueprint is not of the space.
+    """
+    return _loss(inherited(network, blueprint, task, scoring), task, scoring)
+
+
+@torch.no_grad()
+def measure_options(
+    network: SharedNetwork,
+    p: Mapping[str, Tensor],
+    task: Task,
+    scoring: Scoring,
+    *,
+    stage: str,
+    folder: Path | None = None,
+    watch: Watch = silent,
+) -> dict[str, list[float]]:
+    """Per decision the loss with it at each of its options and all others mixed by `p`; none for an only option.
+
+    Args:
+        folder: where every measured option is kept as soon as it is done (sensitivities.json).
+    """
+    trial = copy.deepcopy(network)
+    device = trial.stem.weight.device
+    settings: dict[str, Any] = {
+        "norm_batches": scoring.norm_batches,
+        "loss_batches": scoring.loss_batches,
+        "batch_size": scoring.batch_size,
+        "seed": scoring.seed,
+        "network": digest(trial.state_dict()),
+        "probabilities": {name: values.tolist() for name, values in p.items()},
+    }
+    settings |= {"data": [task.data.train.fingerprint(), task.data.search.fingerprint()]} if folder else {}
+    kept = Kept(folder / "sensitivities.json" if folder else None, settings)
+    free = [d for d in trial.space.decisions.decisions if len(d.options) > 1]
+    steps, done = sum(len(d.options) for d in free), 0
+    found: dict[str, list[float]] = {}
+    for decision in free:
+        found[decision.name] = []
+        for index, option in enumerate(decision.options):
+            name = f"{decision.name} {option}"
+            if name not in kept.values:
+                one = torch.zeros(len(decision.options), device=device)
+                one[index] = 1
+                trial.present = {**p, decision.name: one}
+                settle(trial, task, scoring)
+                kept.keep(name, _loss(trial.eval(), task, scoring))
+            found[decision.name].append(kept.values[name])
+            done += 1
+            images = (scoring.norm_batches + scoring.loss_batches) * scoring.batch_size
+            watch(Event(stage=stage, step=done, steps=steps, images=images))
+    return found
+
+
+def to_penalties(space: Mobile, losses: Mapping[str, list[float]]) -> dict[str, np.ndarray]:
+    """Penalties for `Discretizer`: per decision the loss above its best option.
+
+    Where later options can do all that earlier ones can (more bits, channels, blocks, a larger kernel), they never
+    count as worse, by isotonic regression; what that leaves equal is decided by a hundredth of the largest penalty,
+    falling from option to option, so that no budget is left unused.
+    """
+    values = {}
+    for decision in space.decisions.decisions:
+        measured = np.array(losses.get(decision.name, [0.0] * len(decision.options)))
+        if decision.name.rpartition(".")[2] in _GROWING:
+            measured = isotonic_regression(measured, increasing=False).x
+        values[decision.name] = measured - measured.min()
+    little = 0.01 * max(1e-3, max(float(v.max()) for v in values.values()))
+    for name, penalty in values.items():
+        if name.rpartition(".")[2] in _GROWING and len(penalty) > 1:
+            penalty += little * np.linspace(1, 0, len(penalty))
+    return values
+
+
+def _loss(network: torch.nn.Module, task: Task, scoring: Scoring) -> float:
+    device = next(network.parameters()).device
+    total, images = 0.0, 0
+    batches = task.data.search.batches(batch_size=scoring.batch_size, seed=scoring.seed)
+    for x, y in islice(batches, scoring.loss_batches):
+        loss = task.compute_loss(network(x.to(device)).float(), y.to(device), smooth=False)
+        total, images = total + float(loss) * len(y), images + len(y)
+    return total / images

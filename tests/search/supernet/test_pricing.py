@@ -1,0 +1,55 @@
+"""Expected costs against `exact` at one-hot, and against the mean over sampled choices."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from search.supernet.spaces import descriptions, mobile, tiny
+
+from bitsmith.cost import COSTS, ENERGY_MODELS, exact
+from bitsmith.errors import BudgetError
+from bitsmith.search.supernet.pricing import expected_costs
+from bitsmith.space import Mobile
+
+PRICED = ("params", "weights", "size", "macs", "bitops", "avg_bits", "energy")
+WITH_ENERGY = COSTS | {"energy": ENERGY_MODELS["bitops-energy"]()}
+
+
+def one_hot(space: Mobile, indices: np.ndarray) -> dict[str, torch.Tensor]:
+    decisions = space.decisions.decisions
+    return {d.name: torch.eye(len(d.options))[int(i)] for d, i in zip(decisions, indices, strict=True)}
+
+
+@given(description=descriptions(), seed=st.integers(0, 10**6))
+def test_at_one_hot_it_is_the_exact_cost(description, seed):
+    space = mobile(description, side=9, costs=WITH_ENERGY)
+    expected = expected_costs(space, PRICED)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        blueprint = space.sample(rng)
+        indices = space.encode(blueprint)
+        elsewhere = np.where(space.decisions.active(indices), indices, rng.integers(0, space.sizes))
+        for name, cost in expected.items():
+            value = float(cost(one_hot(space, elsewhere)))
+            assert value == pytest.approx(exact(name, blueprint.graph, blueprint.bits, space.costs), rel=1e-12), name
+
+
+def test_it_is_the_mean_over_independent_choices():
+    """By 400 draws, inactive decisions drawn too, within four standard errors."""
+    space = mobile(tiny(head=(8, 12)))
+    expected = expected_costs(space, ("size", "bitops"))
+    rng = np.random.default_rng(0)
+    p = {d.name: rng.dirichlet(np.ones(len(d.options))) for d in space.decisions.decisions}
+    drawn = np.stack([rng.choice(len(v), size=400, p=v) for v in p.values()], axis=1)
+    as_tensors = {name: torch.tensor(v) for name, v in p.items()}
+    for name, cost in expected.items():
+        networks = [space.decode(indices) for indices in drawn]
+        values = np.array([exact(name, b.graph, b.bits) for b in networks])
+        error = values.std() / np.sqrt(len(values))
+        assert abs(values.mean() - float(cost(as_tensors))) < 4 * error
+
+
+def test_ram_is_no_sum():
+    with pytest.raises(BudgetError, match="ram of a mobile network is no sum"):
+        expected_costs(mobile(tiny(head=(8, 12))), ["ram"])
