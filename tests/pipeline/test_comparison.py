@@ -70,11 +70,23 @@ def test_a_plain_recipe_is_a_comparison():
     assert parse_comparison(plain | {"seed": 7}, "x").seeds == [7, 8, 9]
 
 
-@pytest.mark.parametrize(
-    "recipe", sorted([*Path("recipes").glob("*.yaml"), *Path("recipes").glob("comparisons/*.yaml")])
-)
+SHIPPED = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted([*SHIPPED.glob("*.yaml"), *SHIPPED.glob("comparisons/*.yaml")])
+MOBILE = [path for path in RECIPES if "kind: mobile" in path.read_text()]
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in MOBILE], ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_can_be_compared(recipe):
     assert read_comparison(recipe).total_epochs() > 0
+
+
+def test_mobile_spaces_are_refused():
+    assert MOBILE
+    for recipe in MOBILE:
+        with pytest.raises(RecipeError, match="a mobile space has no baselines yet"):
+            read_comparison(recipe)
+    with pytest.raises(RecipeError, match="a mobile space has no baselines yet"):
+        comparison(spaces={"bits": {}, "whole": {"kind": "mobile", "preset": "mobile-32"}})
 
 
 def test_it_comes_back_unchanged(tmp_path):

@@ -207,6 +207,12 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
         RecipeError: naming the field and the reason.
     """
     base = dict(values)
+    sections = [base.get("space"), *(dict(base.get("spaces") or {}).values())]
+    if any(isinstance(section, Mapping) and section.get("kind") == "mobile" for section in sections):
+        raise RecipeError(
+            f"{where}: comparisons need a network whose bits the baselines can choose, and a mobile space has no "
+            "baselines yet; bitsmith run does its search"
+        )
     own = {key: base.pop(key) for key in ("methods", "spaces", "seeds", "narrowed") if key in base}
     method, baselines = base.pop("method", None), base.pop("baselines", None)
     base.pop("fixed", None)
