@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bitsmith.errors import RunError
+import yaml
+
+from bitsmith.errors import RecipeError, RunError
 
 
 @contextmanager
@@ -59,6 +61,26 @@ def read_json(path: Path, what: str) -> Any:
         raise RunError(f"{path} is missing: {what}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+
+
+def read_yaml(path: Path, what: str, fields: str) -> dict[str, Any]:
+    """Read the mapping that a YAML file of the user's holds.
+
+    Args:
+        what: it is ("recipe"), and some `fields` of it ("model, data and budgets"): for messages.
+
+    Raises:
+        RecipeError: the file can't be read, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"can't read the {what} {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} is not a {what}: it must be a mapping with {fields}")
+    return values
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,6 +35,7 @@ from bitsmith.cli.options import (
 from bitsmith.cli.show import err, out
 from bitsmith.cost.latency import LatencyTable, read_latency_table
 from bitsmith.errors import RecipeError
+from bitsmith.files import read_yaml
 from bitsmith.models import load_model
 from bitsmith.pipeline import RunFolder
 from bitsmith.pipeline.latencies import check_run, exported
@@ -134,14 +134,7 @@ def _searched(run: RunFolder | None) -> list[Blueprint]:
 def _space_of(source: Path) -> Precision:
     """The space of a recipe or run, whatever its target and budgets: these may need the table that isn't there yet."""
     file = source / "recipe.yaml" if source.is_dir() else source
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"can't read the recipe {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{file} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{file} is not a recipe: it must be a mapping with model, data and budgets")
+    values = read_yaml(file, "recipe", "model, data and budgets")
     recipe = parse_recipe({**values, "target": "onnx", "budgets": ["size=1GB"]}, str(file))
     with tempfile.TemporaryDirectory() as folder:
         for name in ("graph.json", "captured.safetensors"):

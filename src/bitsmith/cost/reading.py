@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from bitsmith.cost.described import TargetDescription
 from bitsmith.cost.target import Target
 from bitsmith.cost.targets import TARGETS
 from bitsmith.errors import RecipeError
+from bitsmith.files import read_yaml
 
 
 def find_target(target: str | Target | TargetDescription) -> Target:
@@ -50,14 +50,7 @@ def read_description(path: Path) -> TargetDescription:
     Raises:
         RecipeError: the file is missing, is not YAML, or a field says something that isn't so.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"can't read the target {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} is not a target: it must be a mapping with fields such as bits, memories, energy")
+    values = read_yaml(path, "target", "fields such as bits, memories, energy")
     values = {"name": path.stem, **values}
     for at, key in ((values, "latency"), (values.get("zigzag"), "accelerator"), (values.get("zigzag"), "mapping")):
         if isinstance(at, dict) and isinstance(at.get(key), str):

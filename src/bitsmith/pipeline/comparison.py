@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.files import read_yaml
 from bitsmith.recipe import Recipe, make_method, parse_recipe
 from bitsmith.search import Method
 from bitsmith.train import TrainPlan
@@ -189,14 +190,7 @@ def read_comparison(path: Path) -> Comparison:
     Raises:
         RecipeError: the file is missing, is not YAML, or says something that isn't so; the message names the field.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"can't read the comparison {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} is not a comparison: it must be a mapping with model, data, budgets and methods")
+    values = read_yaml(path, "comparison", "model, data, budgets and methods")
     return parse_comparison(values, str(path))
 
 

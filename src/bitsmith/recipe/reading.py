@@ -1,4 +1,4 @@
-"""Recipes as YAML; the only place that knows it."""
+"""Recipes as YAML."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from bitsmith.cost.reading import first_problem
 from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.files import read_yaml
 from bitsmith.recipe.recipe import Recipe
 
 
@@ -31,14 +32,7 @@ def read_recipe(
     Raises:
         RecipeError: the file is missing, is not YAML, or says something that isn't so; the message names the field.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"can't read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} is not a recipe: it must be a mapping with model, data and budgets")
+    values = read_yaml(path, "recipe", "model, data and budgets")
     if target is not None:
         values = {**values, "target": target}
     if budgets is not None:

@@ -16,9 +16,9 @@ from bitsmith.report.plot import (
     COLORS,
     FOUND,
     GRAY,
-    LIMIT,
     Figure,
     Key,
+    draw_references,
     escape,
     finish,
     shorten,
@@ -92,23 +92,7 @@ def _accuracy(record: Record, cost: str, limits: Sequence[float]) -> Figure | No
             "<extra></extra>",
         )  # fmt: skip
     keys.append(Key(text=f"no other is better in {metric} and {price} at once", color=GRAY, mark="ring"))
-    if floats:
-        figure.add_hline(
-            y=mean(floats),
-            line={"dash": "dash", "width": 1.5, "color": GRAY},
-            annotation={"text": f"float {mean(floats):.2f} %", "showarrow": False, "xshift": -4},
-            annotation_position="top right",
-            layer="below",
-        )
-        keys.append(Key(text="float", color=GRAY, mark="dash"))
-    for i, limit in enumerate(sorted(limits)):
-        figure.add_vline(x=limit, line={"width": 1.5, "color": LIMIT}, layer="below")
-        figure.add_annotation(
-            x=math.log10(limit) if logarithmic else limit,  # unlike shapes, annotations take the exponent
-            y=0, yref="paper", yanchor="bottom", xanchor="left", yshift=2 + 16 * (i % 3), showarrow=False,
-            text=format_cost(cost, limit),
-        )  # fmt: skip
-    keys.append(Key(text="budget", color=LIMIT, mark="solid"))
+    keys += draw_references(figure, floats, cost, limits, logarithmic=logarithmic)
     x_axis: dict[str, Any] = {"title": {"text": price}, "range": ends}
     if cost != "avg_bits":
         x_axis["tickformat"] = "~s"

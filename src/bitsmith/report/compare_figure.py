@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
 
 import plotly.graph_objects as go
 
 from bitsmith.blueprint import UNITS, Budget, format_cost, spoken_cost, unit_of
 from bitsmith.report.compared import Cell, Compared
 from bitsmith.report.contests import name_of
-from bitsmith.report.plot import COLORS, FOUND, GRAY, LIMIT, Figure, Key, escape, finish, span, spoken_metric
+from bitsmith.report.plot import (
+    COLORS,
+    FOUND,
+    GRAY,
+    Figure,
+    Key,
+    draw_references,
+    escape,
+    finish,
+    span,
+    spoken_metric,
+)
 
 
 def compare_figures(compared: Compared) -> list[Figure]:
@@ -78,22 +88,7 @@ def _figure(compared: Compared, cost: str, limits: Sequence[float]) -> Figure:
             "<extra></extra>",
         )
     keys.append(Key(text=f"no other is better in {metric} and {price} at once", color=GRAY, mark="ring"))
-    if floats:
-        figure.add_hline(
-            y=mean(floats),
-            line={"dash": "dash", "width": 1.5, "color": GRAY},
-            annotation={"text": f"float {mean(floats):.2f} %", "showarrow": False, "xshift": -4},
-            annotation_position="top right",
-            layer="below",
-        )
-        keys.append(Key(text="float", color=GRAY, mark="dash"))
-    for i, limit in enumerate(limits):
-        figure.add_vline(x=limit, line={"width": 1.5, "color": LIMIT}, layer="below")
-        figure.add_annotation(
-            x=limit, y=0, yref="paper", yanchor="bottom", xanchor="left", yshift=2 + 16 * (i % 3), showarrow=False,
-            text=format_cost(cost, limit),
-        )  # fmt: skip
-    keys.append(Key(text="budget", color=LIMIT, mark="solid"))
+    keys += draw_references(figure, floats, cost, limits)
     x_axis = {"title": {"text": price}, "range": ends}
     if cost != "avg_bits":
         x_axis |= {"tickformat": "~s", "ticksuffix": unit_of(cost)}

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, Literal
 
 import plotly.graph_objects as go
+
+from bitsmith.blueprint import format_cost
 
 FOUND, LIMIT, GRAY = "#d2691e", "#c0392b", "#8a8f98"
 COLORS = ["#3d7ab8", "#c98a2b", "#4f9a6b", "#a05fa5", "#c75d5d", "#2a9d9d", "#8a8f98", "#7d6b3f"]
@@ -115,3 +119,31 @@ def spoken_metric(metric: str) -> str:
     """
     known = {"f1": "F1", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
     return known.get(metric, metric)
+
+
+def draw_references(
+    figure: go.Figure, floats: Sequence[float], cost: str, limits: Iterable[float], *, logarithmic: bool = False
+) -> list[Key]:
+    """Draw what networks are measured by: the float network's mean score in percent, and the budgets on a cost.
+
+    Returns:
+        Their entries in the legend.
+    """
+    keys = []
+    if floats:
+        figure.add_hline(
+            y=mean(floats),
+            line={"dash": "dash", "width": 1.5, "color": GRAY},
+            annotation={"text": f"float {mean(floats):.2f} %", "showarrow": False, "xshift": -4},
+            annotation_position="top right",
+            layer="below",
+        )
+        keys.append(Key(text="float", color=GRAY, mark="dash"))
+    for i, limit in enumerate(sorted(limits)):
+        figure.add_vline(x=limit, line={"width": 1.5, "color": LIMIT}, layer="below")
+        figure.add_annotation(
+            x=math.log10(limit) if logarithmic else limit,  # unlike shapes, annotations take the exponent
+            y=0, yref="paper", yanchor="bottom", xanchor="left", yshift=2 + 16 * (i % 3), showarrow=False,
+            text=format_cost(cost, limit),
+        )  # fmt: skip
+    return [*keys, Key(text="budget", color=LIMIT, mark="solid")]

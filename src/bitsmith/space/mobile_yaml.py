@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from bitsmith.errors import RecipeError
+from bitsmith.files import read_yaml
 from bitsmith.space.mobile_space import Activation, MobileSpace, Stage, Stem
 
 _OF_ALL_STAGES = ("kernels", "expansions", "squeeze_excite", "activations")
@@ -93,12 +94,7 @@ def read_mobile_space(path: Path) -> MobileSpace:
     Raises:
         RecipeError: the file is missing, is not YAML, or describes what can't be; the message names stage and field.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"can't read the space {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+    values = read_yaml(path, "space", "fields such as stem and stages")
     return parse_mobile_space(values, str(path))
 
 
