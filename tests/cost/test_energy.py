@@ -166,7 +166,9 @@ def test_allocate_on_energy_and_latency_against_brute_force(data):
     options = {layer.name: Options(weight=data.draw(SETS), activation=data.draw(SETS)) for layer in graph.layers}
     space = Precision(template=graphs.blueprint(graph), options=options, costs=target.costs)
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
-    penalty = {name: rng.integers(0, 4, size=shape).astype(float) for name, shape in zip(options, space.sizes)}  # noqa: B905
+    penalty = {
+        name: rng.integers(0, 4, size=shape).astype(float) for name, shape in zip(options, space.sizes, strict=True)
+    }
     own = sorted(set(target.costs) & {"energy", "latency"})
     at = space.sample(rng)
     budgets = [Budget(cost=cost, limit=exact(cost, at.graph, at.bits, target.costs)) for cost in own]

@@ -273,7 +273,10 @@ def test_a_run_keeps_to_its_files(fake):
 def test_zigzag_itself(tmp_path, monkeypatch):
     """Its own TPU-like example: fewer bits take less energy; a small network is priced as its layers are."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    inputs = Path(importlib.util.find_spec("zigzag").origin).parent / "inputs"  # type: ignore[union-attr]
+    found = importlib.util.find_spec("zigzag")
+    assert found is not None
+    assert found.origin is not None
+    inputs = Path(found.origin).parent / "inputs"
     zigzag = ZigZag(
         accelerator=inputs / "hardware" / "tpu_like.yaml", mapping=inputs / "mapping" / "tpu_like.yaml", hertz=200e6
     )
