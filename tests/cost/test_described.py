@@ -68,6 +68,21 @@ def test_a_named_energy_model(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ("what: plain", True),
+        ("float_layers: false", False),
+        ("extends: c", False),
+        ("extends: c\nfloat_layers: true", True),
+        ("energy_per_mac: {a8: {w8: 1pJ}}\nbits: {weights: [8], activations: [8]}", False),
+    ],
+)
+def test_who_takes_float_layers(tmp_path, text, taken):
+    """onnx and who extends it, unless a table prices integers alone; others where they say so."""
+    assert find_target(write(tmp_path / "t.yaml", text)).float_layers is taken
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("colour: red", "colour: Extra inputs are not permitted"),
@@ -91,6 +106,8 @@ def test_a_named_energy_model(tmp_path):
         ("clock: 1MHz", "clock and power belong to macs_per_cycle"),
         ("clock: [1]", "clock: "),
         ("latency: nowhere.json", "nowhere.json is missing"),
+        ("float_layers: true\nenergy: bitops-energy", "float_layers: nothing says what a float layer takes"),
+        ("float_layers: true\nextends: mpic", "float_layers: nothing says what a float layer takes"),
         ("- a list", "must be a mapping"),
         ("a: [", "is not YAML"),
     ],

@@ -5,7 +5,7 @@ import dataclasses
 import graphs
 import pytest
 
-from bitsmith.blueprint import OPERATORS, Bits, NetworkGraph, Norm
+from bitsmith.blueprint import FLOAT, OPERATORS, Bits, NetworkGraph, Norm
 from bitsmith.blueprint import graph as graph_module
 from bitsmith.cost import COSTS, exact, plan_arena
 from bitsmith.cost.layout import STORED
@@ -56,8 +56,23 @@ def test_a_table_narrows_a_stream_below_8_bits(layer, table):
     graph = graphs.residual()
     bits = graphs.uniform_bits(graph, 4, 8)
     full = exact("size", graph, bits)
-    for activation, extra in ((7, table), (1, table), (8, 0), (32, 0)):
+    for activation, extra in ((7, table), (1, table), (8, 0)):
         assert exact("size", graph, bits | {layer: Bits(weight=4, activation=activation)}) == full + extra
+
+
+def test_a_float_layer_stores_32_bits_for_each_number():
+    graph = graphs.residual()
+    bits = graphs.uniform_bits(graph, 4, 3)
+    full = exact("size", graph, bits)
+    weights, channels = 288, 8  # of b.conv1, which reads a stream: 4 bits each, 4 bytes, a table
+    quantized = weights // 2 + 4 * channels + 256
+    for weight, activation, stored in (
+        (FLOAT, FLOAT, 4 * weights + 4 * channels),  # a float32 bias
+        (FLOAT, 3, 4 * weights + 4 * channels + 256),
+        (4, FLOAT, weights // 2 + 8 * channels),  # codes, a float32 scale and bias
+    ):
+        changed = bits | {"b.conv1": Bits(weight=weight, activation=activation)}
+        assert exact("size", graph, changed) == full - quantized + stored
 
 
 def test_clips_affine_and_pools():

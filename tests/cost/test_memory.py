@@ -11,11 +11,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import InputContract, NetworkGraph
-from bitsmith.cost import plan_arena
-from bitsmith.cost.memory import Tensor, _from_both_ends, _greedy_by_size, _height
+from bitsmith.blueprint import FLOAT, Bits, InputContract, NetworkGraph, plan_grids
+from bitsmith.cost import exact, plan_arena
+from bitsmith.cost.memory import Tensor, _from_both_ends, _greedy_by_size, _height, widening
 from bitsmith.deploy import lower
-from bitsmith.deploy.operators import Dequantize, Flatten
+from bitsmith.deploy.float_operators import Dequantize, FloatFunction
+from bitsmith.deploy.operators import Flatten
 from bitsmith.quantize import build, freeze
 
 NO_DATA = {"flatten", "dropout"}
@@ -142,10 +143,13 @@ BUILT = [(end, ends_in(end)) for end in ENDS] + [
 ]
 
 
+@pytest.mark.parametrize("every", [0, 1, 2])  # how often a layer is float
 @pytest.mark.parametrize("graph", [graph for _, graph in BUILT], ids=[name for name, _ in BUILT])
-def test_the_tensors_are_the_programs(graph):
+def test_the_tensors_are_the_programs(graph, every):
     """Names, shapes and types of what a lowered network writes, but for views and what kernels do while they read."""
     blueprint = graphs.blueprint(graph, 4, 4)
+    floats = [layer.name for layer in graph.layers][::every] if every else []
+    blueprint = blueprint.with_bits(blueprint.bits | dict.fromkeys(floats, Bits(weight=FLOAT, activation=FLOAT)))
     blueprint = replace(blueprint, input=InputContract(kind="float"))
     network = build(blueprint)
     for module in network.calibrated():
@@ -154,18 +158,53 @@ def test_the_tensors_are_the_programs(graph):
     for module in network.calibrated():
         module.end()
     program = lower(freeze(network, blueprint), blueprint)
+    stored = {operator.inputs[0] for operator in program.operators if operator.name.endswith(":stored")}
     written = {
-        operator.name: math.prod(program.shapes[operator.name]) * (1 if operator.name in program.grids else 4)
+        operator.name.removesuffix(":stored"): math.prod(program.shapes[operator.name])
+        * (1 if operator.name in program.grids else 4)
         for operator in program.operators
-        if not isinstance(operator, Flatten | Dequantize)
+        # A clip of numbers is a kernel of its own in the file, and none in the arena.
+        if not isinstance(operator, Flatten | Dequantize | FloatFunction)
         and not operator.name.endswith((":narrow", ":sign0", ":sign1"))
+        and operator.name not in stored
     }
-    plan = plan_arena(graph)
+    written |= {
+        operator.name: 4 * math.prod(program.shapes[operator.name])
+        for operator in program.operators
+        if isinstance(operator, FloatFunction) and operator.function not in ("relu", "relu6")
+    }
+    plan = plan_arena(graph, plan_grids(graph).with_floats(floats))
+    if graph.layers:
+        assert plan.total == exact("ram", graph, blueprint.bits)
     last = program.operators[-1]
     if isinstance(last, Dequantize):
         written[f"{plan.storage[graph.output]}:float"] = 4 * math.prod(program.shapes[last.name])
     assert plan.sizes == written
-    run(graph)
+    if not every:
+        run(graph)
+
+
+@given(graph=graphs.random_graphs(), data=st.data())
+def test_widening_bounds_what_one_float_layer_takes(graph, data):
+    plan = plan_grids(graph)
+    layer = data.draw(st.sampled_from([layer.name for layer in graph.layers]))
+    carrier = plan.reads[layer]
+    before, after = plan_arena(graph, plan), plan_arena(graph, plan.with_floats([layer]))
+    if carrier not in plan.direct:
+        assert before == after
+    else:
+        assert after.lower_bound <= before.lower_bound + widening(graph, plan, carrier)
+        assert before.lower_bound <= after.lower_bound
+
+
+def test_a_float_layer_takes_four_bytes_an_element_of_what_it_alone_reads():
+    graph = graphs.chain((4, 6), side=8, classes=5)
+    bits = graphs.uniform_bits(graph, 4, 4)
+    floats = Bits(weight=FLOAT, activation=FLOAT)
+    assert exact("ram", graph, bits) == (4 + 6) * 64
+    assert exact("ram", graph, bits | {"conv0": floats}) == (4 * 3 + 4) * 64  # the image as numbers, then its sums
+    assert exact("ram", graph, bits | {"conv1": floats}) == (4 * 4 + 6) * 64
+    assert exact("ram", graph, bits | {"fc": floats}) == (4 + 6) * 64  # six numbers, where much was free
 
 
 def test_an_output_on_a_stream_ends_in_float32():

@@ -37,7 +37,10 @@ def test_expected_at_one_hot_is_exact(space, data):
     for cost in COSTS:
         expected = ExpectedCost(cost, graph, options)(p, q)
         assert expected.dtype == torch.float64
-        assert expected.item() == exact(cost, graph, bits)
+        if cost == "ram" and any(o.activation[-1] == FLOAT != o.activation[0] for o in options.values()):
+            assert expected.item() >= exact(cost, graph, bits)  # a maximum, so a bound where floats are a choice
+        else:
+            assert expected.item() == exact(cost, graph, bits)
 
 
 @pytest.mark.parametrize("cost", COSTS)
@@ -105,8 +108,10 @@ def test_least_and_greatest_and_what_is_decided(space):
         values = [tables.value(total) for total in corners]
         assert tables.least() <= min(values)
         assert tables.greatest() >= max(values)
-        if cost in ("params", "macs", "ram"):
+        if cost in ("params", "macs"):
             assert not tables.decided
+        if cost == "ram" and tables.decided:
+            assert any(o.activation[-1] == FLOAT != o.activation[0] for o in options.values())
         if not tables.decided:
             assert tables.least() == tables.greatest()
 

@@ -42,13 +42,20 @@ def test_bits_that_a_target_lacks_are_refused_and_never_rounded(name, weights, a
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_every_target_refuses_floats_and_takes_a_plain_network(name):
+def test_every_target_takes_a_plain_network_and_onnx_alone_a_float_layer(name):
     target, graph = TARGETS[name], graphs.resnet8()
     held = {la.name: Options(weight=target.weight_bits, activation=target.activation_bits) for la in graph.layers}
     target.check(held, graph, power_of_two=True)
-    held["fc"] = Options(weight=(FLOAT,), activation=(8,))
-    with pytest.raises(RecipeError, match="layer 'fc' would stay float"):
-        target.check(held, graph, power_of_two=True)
+    for floats in (
+        Options(weight=(FLOAT,), activation=held["fc"].activation),
+        Options(weight=(8,), activation=(FLOAT,)),
+    ):
+        held["fc"] = floats
+        if name == "onnx":
+            target.check(held, graph, power_of_two=True)
+            continue
+        with pytest.raises(RecipeError, match=r"layer 'fc' would stay float.*; pin it to 8 instead, or .* target onnx"):
+            target.check(held, graph, power_of_two=True)
 
 
 def test_wrong_steps_and_scales_are_refused():

@@ -103,6 +103,7 @@ def make_case(
     seed: int = 0,
     kind: str = "uint8",
     quantizer: str = "lsq",
+    stream_bits: int = 8,
     images: int = 40,
     dead_gain: bool = True,
     change: Callable[[Network], object] = lambda network: None,
@@ -110,7 +111,7 @@ def make_case(
     """A network with random weights and BatchNorm statistics, its steps calibrated on random images.
 
     Args:
-        bits: one (weight, activation) pair for all priced layers, or a list with one for each.
+        bits: one (weight, activation) pair for all priced layers, or a list with one for each; 32 = float.
         dead_gain: set the first gain of every BatchNorm to zero and make others negative.
         change: what to do to the network before its steps are calibrated.
     """
@@ -124,6 +125,7 @@ def make_case(
         graph=graph,
         bits={name: Bits(weight=w, activation=a) for name, (w, a) in zip(names, pairs, strict=True)},
         quantizer=quantizer,
+        stream_bits=stream_bits,
         input=contract,
         classes=tuple(f"class {i}" for i in range(graph.output_shape[0])),
     )

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitsmith.blueprint import InputContract
+from bitsmith.deploy.float_operators import Dequantize
 from bitsmith.deploy.lines import find_lines
 from bitsmith.deploy.onnx_file import to_onnx
-from bitsmith.deploy.operators import Add, Dequantize, InputTable, Operator, Split, StoredGrid
+from bitsmith.deploy.operators import Add, InputTable, Operator, Split, StoredGrid
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.runtime import LEVELS, infer, session
 

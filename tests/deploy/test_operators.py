@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from bitsmith.blueprint import CLIPS, PRICED, Bits, InputContract
 from bitsmith.deploy import LEVELS, IntegerProgram, kernels, run, trace, write_onnx
+from bitsmith.deploy.float_operators import Dequantize
 from bitsmith.deploy.operators import (
     Average,
     Conv,
-    Dequantize,
     InputTable,
     Logits,
     Multiply,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, Bits, Blueprint
 from bitsmith.errors import ExportError
-from bitsmith.quantize import ACCUMULATOR, FrozenLayer, Network, Priced, build, freeze
+from bitsmith.quantize import ACCUMULATOR, FloatFolded, FrozenLayer, Network, Priced, build, freeze
+from bitsmith.quantize.fold_float import fold_float
 
 
 def trained(blueprint: Blueprint, seed: int = 0) -> Network:
@@ -197,6 +198,14 @@ def test_numbers_that_are_not_finite(what):
         freeze(spoiled(what), bits_of(graphs.chain((4, 4)), 4, 8))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e39])
+def test_float_layers_hold_what_float32_holds(number):
+    with pytest.raises(ExportError, match=r"'a'.*not finite"):
+        fold_float("a", weight=np.full((1, 1, 1, 1), number), gain=np.ones(1), bias=np.zeros(1))
+    with pytest.raises(ExportError, match=r"'a'.*not finite"):
+        fold_float("a", weight=np.ones((1, 1, 1, 1)), gain=np.ones(1), bias=np.full(1, number))
+
+
 def test_weights_that_are_not_finite():
     blueprint = bits_of(graphs.chain((4, 4)), 4, 8)
     network = trained(blueprint)
@@ -206,16 +215,33 @@ def test_weights_that_are_not_finite():
         freeze(network, blueprint)
 
 
-@pytest.mark.parametrize("bits", [Bits(weight=FLOAT, activation=8), Bits(weight=8, activation=FLOAT)])
-def test_float_layers_are_refused(bits):
+@pytest.mark.parametrize("bits", [(FLOAT, 8), (FLOAT, FLOAT), (8, FLOAT), (3, FLOAT), (1, FLOAT)])
+def test_float_layers_compute_the_same_with_their_norm_folded(bits):
     blueprint = graphs.blueprint(graphs.chain((4, 4)))
-    blueprint = blueprint.with_bits({**blueprint.bits, "conv1": bits})
-    with pytest.raises(ExportError, match="'conv1' is float"):
-        freeze(build(blueprint), blueprint)
+    blueprint = blueprint.with_bits({**blueprint.bits, "conv1": Bits(weight=bits[0], activation=bits[1])})
+    network = trained(blueprint)
+    frozen = freeze(network, blueprint)
+    layer, folded = dict(network.priced())["conv1"], frozen.layer("conv1").folded
+    assert isinstance(folded, FloatFolded)
+    with torch.no_grad():
+        norm = layer.norm
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weight = layer.weight if layer.quantize_weight is None else layer.quantize_weight(layer.weight)
+        assert np.allclose(folded.weight, weight * gain[:, None, None, None], rtol=1e-6, atol=0)
+        assert np.allclose(folded.bias, norm.bias - norm.running_mean * gain, rtol=1e-6, atol=1e-7)
+        x = torch.randn(3, 4, 8, 8)
+        assert torch.allclose(frozen.layer("conv1")(x), layer.eval()(x), atol=1e-5)
+    if bits[0] != FLOAT:
+        assert len(np.unique(folded.codes.codes)) <= 2 ** bits[0]
+        assert folded.codes.bits == bits[0]
 
 
 @pytest.mark.parametrize("graph", [graphs.residual(), graphs.every_operator()])
-def test_float_streams_are_refused(graph):
+def test_float_streams_stay_float(graph):
     blueprint = dataclasses.replace(graphs.blueprint(graph), stream_bits=FLOAT)
-    with pytest.raises(ExportError, match="streams"):
-        freeze(build(blueprint), blueprint)
+    network = trained(blueprint)
+    frozen, x = freeze(network, blueprint), torch.randn(4, *graph.input_shape)
+    assert not frozen.streams
+    with torch.no_grad():
+        y, right = frozen(x), network.eval()(x)
+    assert (y - right).abs().max() < 0.05 * (right.max() - right.min())

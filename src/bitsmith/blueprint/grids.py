@@ -10,7 +10,8 @@ Every tensor of the low-precision network is an integer times a step. Where the 
 - Otherwise the carrier writes onto a **stream** grid of `stream_bits`, and a priced layer with fewer bits narrows it
   by a table of its own. What a zero `pad` fills is a stream too: one signed bit has no zero. So is what a layer with
   several uses reads, each tensor with or without sign, all at one step.
-- The logits (weighted sums whose only way on is the network's output) stay unquantized.
+- The logits (weighted sums whose only way on is the network's output) stay unquantized; so does what a layer that is
+  left float alone reads.
 
 Streams that meet in an add or a concat share one step: they form a group, found by union-find.
 The same rule holds in search, in training and in lowering, whatever the bits are.
@@ -18,8 +19,8 @@ The same rule holds in search, in training and in lowering, whatever the bits ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from bitsmith.blueprint.graph import ACCUMULATING, CLIPS, FUNCTIONS, JOINING, PRICED, TRANSPARENT, NetworkGraph, Node
 from bitsmith.blueprint.groups import Groups
@@ -44,6 +45,8 @@ class GridPlan:
         reads: for each conv and linear node, the carrier it reads.
         layer_reads: for each priced layer, the carriers that it reads over all its uses, in execution order.
         logits: the carrier that stays unquantized, or None where the output lies on a stream grid.
+        floats: direct carriers whose layer is known to read floats, so that they stay unquantized too; the graph alone
+            knows of none, see `with_floats`.
     """
 
     carrier: Mapping[str, str]
@@ -53,6 +56,11 @@ class GridPlan:
     reads: Mapping[str, str]
     layer_reads: Mapping[str, tuple[str, ...]]
     logits: str | None
+    floats: frozenset[str] = frozenset()
+
+    def with_floats(self, layers: Collection[str]) -> GridPlan:
+        """The same plan where these layers read floats (their activations have 32 bits)."""
+        return replace(self, floats=frozenset(name for name, layer in self.direct.items() if layer in layers))
 
     def narrows(self, layer: str) -> bool:
         """Whether a priced layer reads a stream, so that fewer bits than the stream has cost a table."""

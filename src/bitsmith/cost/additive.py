@@ -5,6 +5,11 @@ same few functions give the exact value of a blueprint, the expected value under
 rows of an integer program, and the three can't disagree. Totals are whole numbers (bytes, operations), exact in
 float64 to 2^53. Weights and activations at 32 bits (float) count as 32 bits.
 
+One cost is no sum: `ram` is a maximum, which floats (four bytes where integers take one) change. Layers that are
+certainly float, as pinned ones are, are part of what is fixed, and all is exact. Where a search may choose whether a
+layer is float, its table takes for that what widening the layer's tensors in place would (`bitsmith.cost.memory`):
+expected values and integer programs then see a bound that exact values stay below.
+
 | cost | what | unit |
 |---|---|---|
 | params | learnable numbers: weights, biases, BatchNorm's gamma and beta | count |
@@ -18,15 +23,15 @@ float64 to 2^53. Weights and activations at 32 bits (float) count as 32 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bitsmith.blueprint import Bits, Budget, GridPlan, LayerSpec, NetworkGraph, plan_grids
+from bitsmith.blueprint import FLOAT, Bits, Budget, GridPlan, LayerSpec, NetworkGraph, plan_grids
 from bitsmith.cost.layout import check_operators, fixed_bytes, layer_bytes, weight_bytes
-from bitsmith.cost.memory import plan_arena
+from bitsmith.cost.memory import plan_arena, widening
 from bitsmith.errors import BudgetError, CaptureError
 
 
@@ -92,8 +97,11 @@ def _none_fixed(graph: NetworkGraph, plan: GridPlan) -> float:
     return 0
 
 
-def _no_entry(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
-    return 0
+def _layer_arena(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    """Nothing where the plan knows whether the layer reads floats; else what widening them in place takes at most."""
+    carrier = plan.reads[layer.name]
+    decides = bits.activation == FLOAT and carrier in plan.direct and carrier not in plan.floats
+    return widening(graph, plan, carrier) if decides else 0
 
 
 def _params_of(graph: NetworkGraph, name: str) -> int:
@@ -118,7 +126,7 @@ def _layer_size(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bit
 
 
 def _arena(graph: NetworkGraph, plan: GridPlan) -> float:
-    return plan_arena(graph).total
+    return plan_arena(graph, plan).total
 
 
 def _layer_macs(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
@@ -145,7 +153,7 @@ COSTS: dict[str, Cost] = {
     "params": Cost(name="params", entry=_layer_params, fixed=_affine_params),
     "weights": Cost(name="weights", entry=_layer_weights, fixed=_none_fixed),
     "size": Cost(name="size", entry=_layer_size, fixed=fixed_bytes),
-    "ram": Cost(name="ram", entry=_no_entry, fixed=_arena),
+    "ram": Cost(name="ram", entry=_layer_arena, fixed=_arena),
     "macs": Cost(name="macs", entry=_layer_macs, fixed=_none_fixed),
     "bitops": Cost(name="bitops", entry=_layer_bitops, fixed=_none_fixed),
     "avg_bits": Cost(
@@ -158,8 +166,11 @@ COSTS: dict[str, Cost] = {
 }
 
 
-def planned(graph: NetworkGraph) -> GridPlan:
+def planned(graph: NetworkGraph, floats: Collection[str] = ()) -> GridPlan:
     """The grid plan of a graph that can be priced.
+
+    Args:
+        floats: priced layers that certainly read floats.
 
     Raises:
         CaptureError: an operator without a price, or no conv or linear layer at all.
@@ -167,7 +178,7 @@ def planned(graph: NetworkGraph) -> GridPlan:
     check_operators(graph)
     if not graph.layers:
         raise CaptureError("the network has no conv or linear layer, so there are no bits to choose and none to price")
-    return plan_grids(graph)
+    return plan_grids(graph).with_floats(floats)
 
 
 def find_cost(name: str, costs: Mapping[str, Cost]) -> Cost:
@@ -198,7 +209,7 @@ def exact(cost: str, graph: NetworkGraph, bits: Mapping[str, Bits], costs: Mappi
         BudgetError: a cost that isn't among these.
         CaptureError: the graph has an operator without a price, or no priced layer.
     """
-    plan = planned(graph)
+    plan = planned(graph, [name for name, chosen in bits.items() if chosen.activation == FLOAT])
     priced = find_cost(cost, costs)
     total = priced.fixed(graph, plan) + sum(priced.entry(graph, plan, la, bits[la.name]) for la in graph.layers)
     return priced.value(graph, total)

@@ -79,6 +79,7 @@ class TargetDescription(_Values):
         name: how messages call it.
         extends: a built-in target.
         bits: {weights: [2, 4, 8], activations: [8]}.
+        float_layers: whether layers may stay float, as of `Target`; onnx' do, unless a table says what integers cost.
         per_channel, power_of_two: granularity, as of `Target`.
         lacks: operator, or a form of one (`bitsmith.cost.target.FORMS`) -> why it can't be held.
         memories: {flash: 64kB, ram: 16kB}.
@@ -97,6 +98,7 @@ class TargetDescription(_Values):
     extends: str = "onnx"
     what: str | None = None
     bits: _Bits = _Bits()
+    float_layers: bool | None = None
     per_channel: bool | None = None
     power_of_two: bool | None = None
     lacks: dict[str, str] = Field(default_factory=dict)
@@ -171,12 +173,20 @@ class TargetDescription(_Values):
         target = dataclasses.replace(
             base,
             name=self.name,
+            float_layers=False,
             lacks={**base.lacks, **self.lacks},
             memories={**base.memories, **found},
             cycles=cycles,
             energy=energy,
             **{key: value for key, value in given.items() if value is not None},
         )
+        if self.float_layers and target.prices_integers_alone:
+            raise ValueError(
+                "float_layers: nothing says what a float layer takes where energy or latency are priced by tables of "
+                "integers; leave one of them out"
+            )
+        floats = base.float_layers if self.float_layers is None else self.float_layers
+        target = dataclasses.replace(target, float_layers=floats and not target.prices_integers_alone)
         for field, table in (("macs_per_cycle", cycles and cycles.rates), ("energy_per_mac", _joules(energy))):
             if table:
                 most = max(w for _, w in table), max(a for a, _ in table)

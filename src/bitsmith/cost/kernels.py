@@ -54,10 +54,10 @@ def layer_works(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bit
     """The works that belong to a priced layer, at its own bits.
 
     Raises:
-        RecipeError: the layer is float, and then there is no integer file to run.
+        RecipeError: the layer is float: what such kernels take isn't measured.
     """
     if FLOAT in (bits.weight, bits.activation):
-        raise RecipeError(f"layer {layer.name!r} stays float, and only networks of integers alone have a latency")
+        raise RecipeError(f"layer {layer.name!r} stays float, and latencies are known of networks of integers alone")
     works = [Work(operator=use, key=_sums(graph, plan, graph[use])) for use in graph.uses[layer.name]]
     if plan.narrows(layer.name):
         if bits.activation < STREAM_BITS:

@@ -7,8 +7,11 @@ channels, and float32 scales with int32 biases would add 2.7 kB to 20 kB of 2-bi
   for every network: a cost doesn't know the input contract, and a float input only stores less.
 - Every priced layer: a header of 16 bytes (layer scale and output scale as float32, zero points, bounds, shifts), its
   n weights in ceil(n b / 8) bytes (32 bits where float), and 4 bytes per output channel: an int16 bias times a
-  power of two of the layer, and a float16 scale times the layer's scale. BatchNorm is folded into these. A float
-  layer has a float32 bias in the same 4 bytes.
+  power of two of the layer, and a float16 scale times the layer's scale. BatchNorm is folded into these. A layer with
+  float weights has a float32 bias in the same 4 bytes; one with integer weights that reads floats has a float32 bias
+  and a float32 scale, 8 bytes. Steps from integers to floats and back are in its header. What float layers make
+  unnecessary is counted all the same: the table of the pixels where the first layer reads numbers, and that of a
+  function whose values only a float layer reads.
 - A priced layer that reads a stream with fewer than 8 activation bits narrows it by a table of 256 bytes.
 - A layer used several times stores its weights once; a narrowing table more where it reads with and without sign.
 - `affine`: a header, and per channel 5 bytes: an int8 weight, an int16 bias, a float16 scale.
@@ -23,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bitsmith.blueprint import FUNCTIONS, Bits, GridPlan, LayerSpec, NetworkGraph, Node
+from bitsmith.blueprint import FLOAT, FUNCTIONS, Bits, GridPlan, LayerSpec, NetworkGraph, Node
 from bitsmith.errors import CaptureError
 
 HEADER = 16
@@ -111,7 +114,8 @@ def layer_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
     tables = 0
     if plan.narrows(layer.name) and bits.activation < STREAM_BITS:
         tables = len({plan.signed[carrier] for carrier in plan.layer_reads[layer.name]})
-    return HEADER + weight_bytes(layer, bits) + PER_CHANNEL * layer.out_channels + TABLE * tables
+    scales = 2 if bits.activation == FLOAT != bits.weight else 1
+    return HEADER + weight_bytes(layer, bits) + scales * PER_CHANNEL * layer.out_channels + TABLE * tables
 
 
 def fixed_bytes(graph: NetworkGraph, plan: GridPlan) -> int:

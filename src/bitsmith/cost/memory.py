@@ -5,8 +5,10 @@ Which tensors there are:
 - The input holds uint8 pixels; its normalization table is applied in place, one byte per element. A cost doesn't know
   the input contract: a float input comes in 4 bytes per element more, the caller's own tensor, which `ram` leaves out.
 - Every operator writes a tensor of its own, one byte per element whatever the bits (a kernel reads whole bytes).
-  A layer with fewer activation bits than its stream narrows what it reads while it reads it, through its table.
-  Bits therefore don't reach `ram`; a float network, which would need four bytes, is priced as if quantized.
+  A layer with fewer activation bits than its stream narrows what it reads while it reads it, through its table; a float
+  layer makes numbers of integers while it reads them, and integers of its sums while it writes them.
+- What only a float layer reads is float32: four bytes per element (the plan's `floats`). Other bits don't reach `ram`.
+  Networks whose streams are float too (composite as published) are priced as if these were quantized.
 - The logits are float32, and so is what transparent operators make of them: four bytes per element. Where the output
   isn't logits (it ends in an add, a concat, a multiply, a function, a zero pad), it lies on a stream; one step after
   the last node reads it and writes it as float32: a tensor called after it, `name:float`.
@@ -68,8 +70,11 @@ class ArenaPlan:
     lower_bound: int
 
 
-def plan_arena(graph: NetworkGraph) -> ArenaPlan:
+def plan_arena(graph: NetworkGraph, plan: GridPlan | None = None) -> ArenaPlan:
     """Lay out the activations of one inference; see the module's text for the rule.
+
+    Args:
+        plan: of the graph, where it knows of layers that read floats.
 
     Example:
         input 3x8x8 (192 B) -> conv 4x8x8 (256 B) -> conv 2x8x8 (128 B): total = 192 + 256 = 448 B.
@@ -78,8 +83,8 @@ def plan_arena(graph: NetworkGraph) -> ArenaPlan:
         CaptureError: the graph has an operator without a price.
     """
     check_operators(graph)
-    storage = _storage(graph, plan_grids(graph))
-    tensors = live_tensors(graph)
+    plan = plan or plan_grids(graph)
+    storage, tensors = _storage(graph, plan), live_tensors(graph, plan)
     bound = max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in range(len(graph.nodes) + 1))
     offsets = _greedy_by_size(tensors)
     if _height(tensors, offsets) > bound:
@@ -93,9 +98,18 @@ def plan_arena(graph: NetworkGraph) -> ArenaPlan:
     )
 
 
-def live_tensors(graph: NetworkGraph) -> tuple[Tensor, ...]:
+def widening(graph: NetworkGraph, plan: GridPlan, carrier: str) -> int:
+    """Bytes that an arena grows by at most where the tensors of a carrier become float32.
+
+    A gap of three times its bytes behind such a tensor moves up what lies above, and nothing that lives meets.
+    """
+    sizes = {t.name: t.size for t in live_tensors(graph, plan)}
+    written = {tensor for name, tensor in _storage(graph, plan).items() if plan.carrier[name] == carrier}
+    return (_FLOAT_BYTES - 1) * sum(sizes[tensor] for tensor in written)
+
+
+def live_tensors(graph: NetworkGraph, plan: GridPlan) -> tuple[Tensor, ...]:
     """The tensors of a graph with their sizes and lifetimes, in the order in which they are written."""
-    plan = plan_grids(graph)
     storage = _storage(graph, plan)
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -103,12 +117,14 @@ def live_tensors(graph: NetworkGraph) -> tuple[Tensor, ...]:
         first.setdefault(storage[node.name], step)
         for name in (node.name, *node.inputs):
             last[storage[name]] = step
+    known = plan.floats | {plan.logits}
+    floats = {storage[node.name] for node in graph.nodes if plan.carrier[node.name] in known}
     end, output = len(graph.nodes), storage[graph.output]
     last[output] = end
     tensors = [
         Tensor(
             name=name,
-            size=math.prod(graph[name].shape) * (_FLOAT_BYTES if plan.carrier[name] == plan.logits else 1),
+            size=math.prod(graph[name].shape) * (_FLOAT_BYTES if name in floats else 1),
             first=first[name],
             last=last[name],
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsmith.blueprint import Bits, LayerSpec, NetworkGraph, Options
+from bitsmith.blueprint import FLOAT, Bits, LayerSpec, NetworkGraph, Options
 from bitsmith.cost.additive import COSTS, Cost, find_cost, planned
 
 
@@ -26,7 +26,7 @@ def table(
     Example:
         432 weights at 2 or 3 bits, activations at 8: `weights` is [[108.], [162.]].
     """
-    plan, priced = planned(graph), find_cost(cost, costs)
+    plan, priced = planned(graph, _certain({layer.name: options})), find_cost(cost, costs)
     return np.array(
         [
             [priced.entry(graph, plan, layer, Bits(weight=w, activation=a)) for a in options.activation]
@@ -34,6 +34,11 @@ def table(
         ],
         dtype=np.float64,
     )
+
+
+def _certain(options: Mapping[str, Options]) -> list[str]:
+    """Layers that read floats whatever is chosen."""
+    return [name for name, choice in options.items() if choice.activation == (FLOAT,)]
 
 
 @final
@@ -103,7 +108,7 @@ def tabulate(
     return CostTables(
         cost=priced,
         graph=graph,
-        fixed=float(priced.fixed(graph, planned(graph))),
+        fixed=float(priced.fixed(graph, planned(graph, _certain(options)))),
         entries={layer.name: table(cost, graph, layer, options[layer.name], costs) for layer in graph.layers},
     )
 
@@ -113,7 +118,8 @@ class ExpectedCost:
     """The cost of a network whose bits are probabilities, differentiable.
 
     E = finish(fixed + sum over layers of p^T T q), with T = `table`, p over weight bits, q over activation bits.
-    At one-hot probabilities it equals `exact` to the last bit (whole numbers in float64).
+    At one-hot probabilities it equals `exact` to the last bit (whole numbers in float64), but for `ram` where a layer's
+    activations may be float or not: there it is a bound (`bitsmith.cost.additive`).
 
     Args:
         cost: a key of `costs`.

@@ -39,6 +39,7 @@ class Target:
         name: as in recipes.
         what: the device in a line.
         weight_bits, activation_bits: the bit-widths that it runs as integers, rising.
+        float_layers: whether layers may be excluded from quantization, so that they run in float32 between integers.
         per_channel: whether each output channel may have a scale of its own.
         power_of_two: whether all steps must be powers of two.
         lacks: operator, or a form of one as `forms` calls it -> why the target can't hold it.
@@ -62,6 +63,7 @@ class Target:
     what: str
     weight_bits: tuple[int, ...] = tuple(range(1, 9))
     activation_bits: tuple[int, ...] = tuple(range(1, 9))
+    float_layers: bool = False
     per_channel: bool = True
     power_of_two: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +80,13 @@ class Target:
     def __post_init__(self) -> None:
         assert set(self.memories) <= {"flash", "ram"}, self.memories
         assert set(self.lacks) <= set(FORMS), self.lacks
+        assert not (self.float_layers and self.prices_integers_alone), "nothing would say what floats cost"
         assert "flash" not in self.memories or self.code is not None, "nobody could say what takes flash"
+
+    @property
+    def prices_integers_alone(self) -> bool:
+        """Whether a cost of its own has no price for a float layer."""
+        return any(own is not None for own in (self.cycles, self.energy, self.latency, self.zigzag))
 
     @cached_property
     def costs(self) -> Mapping[str, Cost]:
@@ -140,11 +148,12 @@ class Target:
             )
 
     def _check_bits(self, layer: str, what: str, wanted: Sequence[int], held: Sequence[int]) -> None:
-        wrong = [bits for bits in wanted if bits not in held]
+        wrong = [bits for bits in wanted if bits not in held and not (bits == FLOAT and self.float_layers)]
         if FLOAT in wrong:
             raise RecipeError(
                 f"layer {layer!r} would stay float, and target {self.name!r} runs integers alone: its {what}s "
-                f"take {min(held)} to {max(held)} bits; pin it to {max(held)} instead"
+                f"take {min(held)} to {max(held)} bits; pin it to {max(held)} instead, or choose target onnx, "
+                "which takes float layers"
             )
         if wrong:
             raise RecipeError(

@@ -36,8 +36,10 @@ TARGETS: dict[str, Target] = {
     "onnx": Target(
         name="onnx",
         what="ONNX Runtime on a CPU",
+        float_layers=True,
         formats=("onnx",),
-        note="Files that store exactly b bits per weight and run as integers, verified bit for bit.",
+        note="Files that store exactly b bits per weight and run as integers, verified bit for bit; layers pinned to "
+        "float run in float32 between them, verified layer by layer.",
         sources=("design and measurements of bitsmith",),
     ),
     "c": Target(

@@ -3,31 +3,34 @@
 The grid plan says which tensor lies on which grid; this module only turns nodes into operators. Dropout vanishes, a
 merged clip becomes the bounds of the operator before it, an average pool becomes a depthwise convolution of ones with
 scale 1/k^2, a function, a narrowing and a clip that stands apart become tables.
+
+Two kinds of tensors have no grid in training, and so none here: what a layer with float inputs alone reads, and, where
+streams are float, all that lies on a stream. Whatever reads or writes such a tensor computes in float32, and so does a
+layer whose weights or inputs are float; integers that it reads are dequantized first, and what it writes onto a grid is
+quantized by an operator of its own. Only a layer of integers has no need of that: its sums become numbers by one
+product (`Logits`).
 """
 
 from __future__ import annotations
 
-from typing import Literal, assert_never, cast
+from typing import assert_never, cast
 
 import numpy as np
 import torch
 
-from bitsmith.blueprint import CLIPS, FLOAT, Blueprint, Node
-from bitsmith.deploy.lower_input import input_operator
+from bitsmith.blueprint import CLIPS, FLOAT, PRICED, TRANSPARENT, Blueprint, Node
+from bitsmith.deploy.float_operators import Dequantize, Quantize
+from bitsmith.deploy.lower_float import float_operator
+from bitsmith.deploy.lower_input import input_numbers, input_operator
+from bitsmith.deploy.lower_nodes import average_sums, layer_sums, moving
 from bitsmith.deploy.operators import (
     Add,
     Average,
     Concat,
     Conv,
-    Dequantize,
-    Flatten,
     Logits,
-    MaxPool,
     Multiply,
     Operator,
-    Pad,
-    Shuffle,
-    Split,
     StoredGrid,
     Sums,
     Table,
@@ -36,14 +39,6 @@ from bitsmith.deploy.program import IntegerProgram
 from bitsmith.errors import ExportError
 from bitsmith.quantize import ActivationQuantizer, FrozenLayer, Grid, Network
 from bitsmith.quantize.layers import apply_free
-
-# How `pad` nodes fill their edges -> numpy's and ONNX' names.
-_PAD_MODES: dict[str, Literal["constant", "reflect", "edge", "wrap"]] = {
-    "zeros": "constant",
-    "reflect": "reflect",
-    "replicate": "edge",
-    "circular": "wrap",
-}
 
 
 def lower(frozen: Network, blueprint: Blueprint) -> IntegerProgram:
@@ -54,9 +49,9 @@ def lower(frozen: Network, blueprint: Blueprint) -> IntegerProgram:
         blueprint: the one it was built from.
 
     Raises:
-        ExportError: the network is not frozen, its streams are float, or the input contract doesn't fit the graph.
+        ExportError: the network is not frozen, its streams have one bit, or the input contract doesn't fit the graph.
     """
-    if blueprint.stream_bits == FLOAT or blueprint.stream_bits < 2:
+    if blueprint.stream_bits < 2:
         raise ExportError(f"streams of {blueprint.stream_bits} bits can't be lowered; build the network with 8")
     for node in frozen.graph.nodes:
         if node.op in ("conv", "linear", "affine") and not isinstance(frozen.layer(node.owner), FrozenLayer):
@@ -74,6 +69,7 @@ class _Lowering:
         self.grids: dict[str, StoredGrid] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.tensor: dict[str, str] = {}
+        self.dequantized: dict[str, str] = {}  # tensor with a grid -> the same as numbers
 
     def program(self) -> IntegerProgram:
         for node in self.graph.nodes:
@@ -90,6 +86,7 @@ class _Lowering:
             input_shape=self.graph.input_shape,
             classes=self.blueprint.classes,
             bits=dict(self.blueprint.bits),
+            float_streams=self.blueprint.stream_bits == FLOAT,
         )
 
     def emit(self, operator: Operator, grid: StoredGrid | None, shape: tuple[int, ...]) -> None:
@@ -100,6 +97,9 @@ class _Lowering:
 
     def lower_node(self, node: Node) -> None:
         self.tensor[node.name] = node.name
+        if self.computes_in_floats(node):
+            self.lower_float(node)
+            return
         match node.op:
             case "input":
                 grid = _stored(self.network.grid(node.name))
@@ -117,7 +117,7 @@ class _Lowering:
             case "relu" | "relu6":
                 self.lower_clip(node)
             case "max_pool" | "pad" | "shuffle" | "split" | "flatten":
-                operator = self.transparent(node, self.sources(node)[0])
+                operator = moving(node, self.sources(node)[0])
                 self.emit(operator, self.grids.get(operator.inputs[0]), node.shape)
             case "dropout":
                 self.tensor[node.name] = self.sources(node)[0]
@@ -130,44 +130,74 @@ class _Lowering:
         """The tensors that a node reads."""
         return tuple(self.tensor[read] for read in node.inputs)
 
-    def transparent(self, node: Node, source: str) -> MaxPool | Pad | Shuffle | Split | Flatten:
-        """The operator that moves the integers it gets."""
-        name, inputs = node.name, (source,)
-        match node.op:
-            case "max_pool":
-                return MaxPool(
-                    name=name,
-                    layer=name,
-                    inputs=inputs,
-                    kernel=node.kernel,
-                    stride=node.stride,
-                    padding=node.padding,
-                    dilation=node.dilation,
-                )
-            case "pad":
-                return Pad(name=name, layer=name, inputs=inputs, padding=node.padding, mode=_PAD_MODES[node.mode])
-            case "shuffle":
-                return Shuffle(name=name, layer=name, inputs=inputs, groups=node.groups)
-            case "split":
-                stop = node.start + node.shape[0]
-                return Split(name=name, layer=name, inputs=inputs, start=node.start, stop=stop)
-        assert node.op == "flatten", node.op
-        return Flatten(name=name, layer=name, inputs=inputs)
-
     def lower_weighted(self, node: Node) -> None:
-        source = self.tensor[node.inputs[0]]
         layer = cast(FrozenLayer, self.network.layer(node.owner))
-        if isinstance(layer.quantize_input, ActivationQuantizer):
-            wanted = _stored(layer.quantize_input.grid())
-            if self.plan.narrows(node.owner):
+        self.emit_sums(node, self.layer_source(node), layer_sums(node, layer))
+
+    def layer_source(self, node: Node) -> str:
+        """The tensor that a layer reads, on its own grid where it has one."""
+        source = self.tensor[node.inputs[0]]
+        quantizer = cast(FrozenLayer, self.network.layer(node.owner)).quantize_input
+        if isinstance(quantizer, ActivationQuantizer):
+            wanted = _stored(quantizer.grid())
+            if source not in self.grids:
+                source = self.quantize(f"{node.name}:narrow", node.name, source, wanted, wanted.top)
+            elif self.plan.narrows(node.owner):
                 source = self.narrow(node.name, source, wanted)
             assert self.grids[source] == wanted, f"{node.name} reads {self.grids[source]}, was folded for {wanted}"
-        self.emit_sums(node, source, _layer_sums(node, layer))
+        return source
+
+    def computes_in_floats(self, node: Node) -> bool:
+        """Whether a node's operator is one of float32 tensors; what only moves numbers is the same for either kind."""
+        if node.op in PRICED:
+            bits = self.blueprint.bits[node.owner]
+            return FLOAT in (bits.weight, bits.activation)
+        if node.op in TRANSPARENT:
+            return False
+        reads = any(source not in self.grids for source in self.sources(node))
+        if node.op in CLIPS or node.op == "affine" or (node.op == "avg_pool" and not node.divides_by_position):
+            return reads  # sums of integers become numbers as a layer's do, and a clip is of what its producer wrote
+        return reads or self.writes_floats(node)
+
+    def writes_floats(self, node: Node) -> bool:
+        """Whether what a node writes, a merged clip behind it included, has no grid."""
+        clip = self.merged_clip(node)
+        carrier = node.name if clip is None else clip.name
+        if carrier in self.plan.direct:
+            return self.blueprint.bits[self.plan.direct[carrier]].activation == FLOAT
+        if carrier in self.plan.stream:
+            return self.blueprint.stream_bits == FLOAT
+        return True  # logits
+
+    def lower_float(self, node: Node) -> None:
+        if node.op == "input":
+            self.emit(input_numbers(node, self.blueprint.input), None, node.shape)
+            return
+        sources = (self.layer_source(node),) if node.op in PRICED else self.sources(node)
+        numbers = tuple(self.numbers(source, node.name) for source in sources)
+        self.emit(float_operator(node, numbers, self.network), None, node.shape)
+        if not self.writes_floats(node):
+            grid, top = self.destination(node)
+            self.tensor[node.name] = self.quantize(f"{node.name}:stored", node.name, node.name, grid, top)
+
+    def numbers(self, source: str, layer: str) -> str:
+        """A tensor as float32 numbers; its integers are dequantized once, whoever reads them."""
+        if source not in self.grids:
+            return source
+        if source not in self.dequantized:
+            name = self.dequantized[source] = f"{source}:numbers"
+            self.emit(Dequantize(name=name, layer=layer, inputs=(source,)), None, self.shapes[source])
+        return self.dequantized[source]
+
+    def quantize(self, name: str, layer: str, source: str, grid: StoredGrid, top: int) -> str:
+        """A tensor of numbers on a grid."""
+        self.emit(Quantize(name=name, layer=layer, inputs=(source,), top=top), grid, self.shapes[source])
+        return name
 
     def lower_average(self, node: Node) -> None:
         source = self.tensor[node.inputs[0]]
         if not node.divides_by_position:
-            self.emit_sums(node, source, _average(node))
+            self.emit_sums(node, source, average_sums(node))
             return
         grid, top = self.destination(node)
         average = Average(
@@ -182,7 +212,7 @@ class _Lowering:
         self.emit(average, grid, node.shape)
 
     def emit_sums(self, node: Node, source: str, sums: Sums) -> None:
-        if self.plan.logits == node.name:
+        if self.writes_floats(node):
             self.emit(Logits(name=node.name, layer=node.name, inputs=(source,), sums=sums), None, node.shape)
         else:
             grid, top = self.destination(node)
@@ -255,33 +285,3 @@ def _stored(grid: Grid) -> StoredGrid:
 def _clip_top(clip: Node, grid: StoredGrid) -> int:
     assert grid.zero_point == 0, f"{clip.name}: what a clip leaves is never negative"
     return min(grid.top, int(np.rint(np.float32(6) / grid.step))) if clip.op == "relu6" else grid.top
-
-
-def _layer_sums(node: Node, layer: FrozenLayer) -> Sums:
-    folded = layer.folded
-    weight, channels = folded.weight, folded.weight.shape[0]
-    if weight.ndim != 4:  # linear, or an affine on features: a 1x1 convolution on one pixel
-        weight = weight.reshape(channels, -1, 1, 1)
-    return Sums(
-        weight=weight,
-        scale=folded.scale,
-        bias=folded.bias,
-        stride=node.stride,
-        padding=node.padding,
-        dilation=node.dilation,
-        groups=channels if node.op == "affine" else node.groups,
-        folded=folded,
-        owner=node.owner,
-    )
-
-
-def _average(node: Node) -> Sums:
-    channels, (height, width) = node.shape[0], node.kernel
-    return Sums(
-        weight=np.ones((channels, 1, height, width), np.int8),
-        scale=np.full(channels, np.float32(1) / np.float32(height * width)),
-        bias=np.zeros(channels, np.int64),
-        stride=node.stride,
-        padding=node.padding,
-        groups=channels,
-    )

@@ -7,8 +7,21 @@ from typing import assert_never
 import numpy as np
 from onnx import TensorProto
 
+from bitsmith.deploy.float_operators import (
+    Dequantize,
+    FloatAdd,
+    FloatAverage,
+    FloatFunction,
+    FloatMultiply,
+    FloatScale,
+    FloatSums,
+    Numbers,
+    Pixels,
+    Quantize,
+)
 from bitsmith.deploy.functions import lookup_function
 from bitsmith.deploy.lines import find_lines
+from bitsmith.deploy.onnx_float import write_float
 from bitsmith.deploy.onnx_sums import window, write_average, write_conv, write_logits
 from bitsmith.deploy.onnx_writer import INPUT, RUNTIME_DOMAIN, Writer
 from bitsmith.deploy.operators import (
@@ -16,7 +29,6 @@ from bitsmith.deploy.operators import (
     Average,
     Concat,
     Conv,
-    Dequantize,
     Flatten,
     InputQuantize,
     InputTable,
@@ -67,18 +79,13 @@ def write_operator(writer: Writer, operator: Operator) -> None:
             writer.node("Slice", [*inputs, *bounds], y)
         case Flatten():
             writer.reshape(inputs[0], writer.program.shapes[operator.name], y)
-        case Dequantize():
-            signed = _centered(writer, operator.inputs[0], f"{operator.name}.signed")
-            writer.node("Mul", [signed, writer.step(operator.inputs[0])], y)
+        case (
+            Pixels() | Numbers() | Dequantize() | Quantize() | FloatSums() | FloatScale() | FloatAverage() | FloatAdd()
+            | FloatMultiply() | FloatFunction()
+        ):  # fmt: skip
+            write_float(writer, operator)
         case _:
             assert_never(operator)
-
-
-def _centered(writer: Writer, source: str, name: str) -> str:
-    """A tensor's integers, as float32."""
-    zero = writer.program.grids[source].zero_point
-    wide = writer.node("Cast", [writer.read(source)], f"{name}.wide" if zero else name, to=TensorProto.FLOAT)
-    return writer.node("Sub", [wide, writer.shared(np.float32(zero))], name) if zero else wide
 
 
 def _write_table(writer: Writer, name: str, source: str, tables: np.ndarray) -> None:
@@ -126,14 +133,14 @@ def _write_add(writer: Writer, operator: Add) -> None:
         if clips:
             writer.node("Clip", [total, "", writer.byte(operator.top)], y)
         return
-    parts = [_centered(writer, source, f"{name}.{i}") for i, source in enumerate(operator.inputs)]
+    parts = [writer.centered(source, f"{name}.{i}") for i, source in enumerate(operator.inputs)]
     writer.saturate(writer.node("Sum", parts, f"{name}.sum"), name, operator.top)
 
 
 def _write_multiply(writer: Writer, operator: Multiply) -> None:
     """Products of bytes are exact in float32; then one product with the ratio of the steps."""
     name, grids = operator.name, writer.program.grids
-    left, right = (_centered(writer, source, f"{name}.{i}") for i, source in enumerate(operator.inputs))
+    left, right = (writer.centered(source, f"{name}.{i}") for i, source in enumerate(operator.inputs))
     product = writer.node("Mul", [left, right], f"{name}.product")
     first, second = (grids[source].step for source in operator.inputs)
     ratio = writer.shared((first * second) / grids[name].step)
@@ -143,7 +150,7 @@ def _write_multiply(writer: Writer, operator: Multiply) -> None:
 def _write_pad(writer: Writer, operator: Pad) -> None:
     top, left, bottom, right = operator.padding
     inputs = [writer.read(operator.inputs[0]), writer.shared(np.array([0, 0, top, left, 0, 0, bottom, right]))]
-    if operator.mode == "constant":
+    if operator.mode == "constant" and operator.name in writer.program.grids:  # else zero, as ONNX has it by itself
         inputs.append(writer.zero(operator.name))
     writer.node("Pad", inputs, writer.read(operator.name), mode=operator.mode)
 

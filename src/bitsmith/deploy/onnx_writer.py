@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import FunctionProto, NodeProto, TensorProto, helper
 
+from bitsmith.deploy.float_operators import FloatSums
 from bitsmith.deploy.functions import DOMAIN
 from bitsmith.deploy.operators import Conv, Logits
 from bitsmith.deploy.program import IntegerProgram
@@ -22,9 +23,10 @@ _ONE = np.float32(1)
 RUNTIME_DOMAIN = "com.microsoft"  # onnxruntime's own operators
 
 
-def parameter_names(operator: Conv | Logits) -> dict[str, str]:
+def parameter_names(operator: Conv | Logits | FloatSums) -> dict[str, str]:
     """Where the file keeps the unpacked weight, scale and bias of an operator with stored weights."""
-    return {kind: f"{operator.sums.owner}.{kind}" for kind in ("weight", "scale", "bias")}
+    owner = operator.owner if isinstance(operator, FloatSums) else operator.sums.owner
+    return {kind: f"{owner}.{kind}" for kind in ("weight", "scale", "bias")}
 
 
 def tensor_name(program: IntegerProgram, name: str) -> str:
@@ -68,6 +70,12 @@ class Writer:
 
     def zero(self, name: str) -> str:
         return self.byte(self.program.grids[name].zero_point)
+
+    def centered(self, source: str, name: str) -> str:
+        """A tensor's integers, as float32."""
+        zero = self.program.grids[source].zero_point
+        wide = self.node("Cast", [self.read(source)], f"{name}.wide" if zero else name, to=TensorProto.FLOAT)
+        return self.node("Sub", [wide, self.shared(np.float32(zero))], name) if zero else wide
 
     def reshape(self, source: str, shape: tuple[int, ...], output: str) -> str:
         return self.node("Reshape", [source, self.shared(np.array([-1, *shape]))], output)

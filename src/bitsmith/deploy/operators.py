@@ -7,6 +7,8 @@ linear, affine, average pool) are convolutions; the arithmetic is
 
 with acc the exact integer sum of w (stored_x - z_x), zero outside the image. A one-bit signed grid (-1, +1) is stored
 as 0 and 2 with zero point 1; writing onto it takes the sign of acc + bias, where 0 counts as +1.
+
+Layers that stay float have operators of their own (`float_operators`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from bitsmith.deploy.float_operators import FloatOperator
 from bitsmith.quantize import Folded
 
 Pair = tuple[int, int]
@@ -241,16 +244,8 @@ class Flatten:
     inputs: tuple[str]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dequantize:
-    """Stored integers to numbers: (stored - z) * step; only at the end of a network without unquantized logits."""
-
-    name: str
-    layer: str
-    inputs: tuple[str]
-
-
-Operator = (
+IntegerOperator = (
     InputTable | InputQuantize | Conv | Logits | Average | Add | Multiply | Concat | Table | MaxPool | Pad | Shuffle
-    | Split | Flatten | Dequantize
+    | Split | Flatten
 )  # fmt: skip
+Operator = IntegerOperator | FloatOperator

@@ -50,23 +50,28 @@ def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
     return np.packbits((flat[:, None] >> np.arange(bits, dtype=np.uint8)) & 1, bitorder="little")
 
 
-def pack_layer(folded: Folded) -> Packed:
-    """The stored weights of a layer of 1..7 bits."""
-    bits, codes = folded.bits, folded.codes.astype(np.int64)
+def pack_codes(codes: np.ndarray, bits: int, *, odd: bool, shift: int = 0) -> tuple[np.ndarray, int, int]:
+    """(stream, gain, offset) of integer weights of 1..7 bits; see the module's text."""
     assert bits < 8
-    odd = folded.odd or bits == 1
-    dead = (codes.reshape(len(codes), -1) == 0).all(1)
-    silent = bool(odd and dead.any())
-    if odd:
+    codes = codes.astype(np.int64)
+    if odd or bits == 1:
         numbers = np.where(codes == 0, 0, (codes + 2**bits - 1) // 2)
-        gain, offset = 2 ** (folded.shift + 1), (2**bits - 1) * 2**folded.shift
+        gain, offset = 2 ** (shift + 1), (2**bits - 1) * 2**shift
     else:
         numbers = codes + 2 ** (bits - 1) - 1
-        gain, offset = 2**folded.shift, (2 ** (bits - 1) - 1) * 2**folded.shift
+        gain, offset = 2**shift, (2 ** (bits - 1) - 1) * 2**shift
     assert numbers.min() >= 0
     assert numbers.max() < 2**bits
+    return pack(numbers, bits), gain, offset
+
+
+def pack_layer(folded: Folded) -> Packed:
+    """The stored weights of a layer of 1..7 bits."""
+    stream, gain, offset = pack_codes(folded.codes, folded.bits, odd=folded.odd, shift=folded.shift)
+    dead = (folded.codes.reshape(len(folded.codes), -1) == 0).all(1)
+    silent = bool((folded.odd or folded.bits == 1) and dead.any())
     half = np.where(dead & silent, -folded.half, folded.half).astype(np.float16)
-    return Packed(bits=bits, stream=pack(numbers, bits), gain=gain, offset=offset, half=half, silent=silent)
+    return Packed(bits=folded.bits, stream=stream, gain=gain, offset=offset, half=half, silent=silent)
 
 
 def unpack_function() -> FunctionProto:

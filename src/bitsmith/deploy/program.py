@@ -1,7 +1,7 @@
-"""IntegerProgram: a frozen network as a short list of integer operators.
+"""IntegerProgram: a frozen network as a short list of operators, integer but where layers were left float.
 
-Exporters, the reference interpreter and `verify` all read this list and nothing else; `operators` defines what each
-of them computes.
+Exporters, the reference interpreter and `verify` all read this list and nothing else; `operators` and
+`float_operators` define what each of them computes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitsmith.blueprint import Bits, InputContract
+from bitsmith.deploy.float_operators import FloatComputing, FloatSums
 from bitsmith.deploy.operators import Average, Conv, Logits, Operator, StoredGrid
 from bitsmith.errors import ExportError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerProgram:
-    """A network as integer operators in execution order; the last one's tensor is the output, in float32.
+    """A network as operators in execution order; the last one's tensor is the output, in float32.
+
+    All operators are integer but those of layers that were excluded from quantization (`float_sums`) and what leads to
+    and from these.
 
     Args:
         operators: each writes one tensor, called by the operator's name; `layer` is the node of the graph it is of.
@@ -28,6 +32,7 @@ class IntegerProgram:
         input_shape: (channels, height, width).
         classes: names of the outputs, where known.
         bits: of the priced layers.
+        float_streams: whether what lies between the layers stays float too.
     """
 
     operators: tuple[Operator, ...]
@@ -37,6 +42,7 @@ class IntegerProgram:
     input_shape: tuple[int, ...]
     classes: tuple[str, ...]
     bits: Mapping[str, Bits]
+    float_streams: bool = False
 
     def __post_init__(self) -> None:
         names = [operator.name for operator in self.operators]
@@ -56,6 +62,16 @@ class IntegerProgram:
     def summing(self) -> tuple[Conv | Logits | Average, ...]:
         """The operators that sum windows, with weights or ones."""
         return tuple(operator for operator in self.operators if isinstance(operator, Conv | Logits | Average))
+
+    @property
+    def float_sums(self) -> tuple[FloatSums, ...]:
+        """The operators that sum with float32 weights."""
+        return tuple(operator for operator in self.operators if isinstance(operator, FloatSums))
+
+    @property
+    def exact(self) -> bool:
+        """Whether every operator is of the integer arithmetic, which every runtime computes to the same bits."""
+        return not any(isinstance(operator, FloatComputing) for operator in self.operators)
 
     def accumulator_bound(self, operator: Conv | Logits) -> int:
         """Largest |acc| + |bias| that any input can cause."""

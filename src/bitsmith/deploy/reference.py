@@ -1,21 +1,34 @@
 """The reference interpreter: an IntegerProgram in numpy, as plainly as its arithmetic is defined.
 
 Sums are float64 matrix products over integers, exact to 2^53, whatever the order of summation; the float32 steps that
-follow are those of `bitsmith.deploy.program`. Every exported file has to give these numbers, bit for bit.
+follow are those of `bitsmith.deploy.program`. Every exported file has to give these numbers, bit for bit; where layers
+stay float, every operator of it by itself (`apply`), but for the room that `reference_float` leaves to sums of floats.
 """
 
 from __future__ import annotations
 
+import math
 from typing import assert_never
 
 import numpy as np
 
+from bitsmith.deploy.float_operators import (
+    Dequantize,
+    FloatAdd,
+    FloatAverage,
+    FloatFunction,
+    FloatMultiply,
+    FloatScale,
+    FloatSums,
+    Numbers,
+    Pixels,
+    Quantize,
+)
 from bitsmith.deploy.operators import (
     Add,
     Average,
     Concat,
     Conv,
-    Dequantize,
     Flatten,
     InputQuantize,
     InputTable,
@@ -31,6 +44,8 @@ from bitsmith.deploy.operators import (
     Table,
 )
 from bitsmith.deploy.program import IntegerProgram
+from bitsmith.deploy.reference_float import compute
+from bitsmith.deploy.windows import weighted_sums, windows
 from bitsmith.errors import VerifyError
 
 _SCRATCH = 32 * 2**20  # bytes that the unrolled windows of one batch may take
@@ -62,7 +77,7 @@ def _run(program: IntegerProgram, images: np.ndarray, *, keep: bool = False) -> 
     last = {name: i for i, operator in enumerate(program.operators) for name in operator.inputs}
     values: dict[str, np.ndarray] = {}
     for i, operator in enumerate(program.operators):
-        y = _apply(program, operator, [values[name] for name in operator.inputs] or [images])
+        y = apply(program, operator, [values[name] for name in operator.inputs] or [images])
         values[operator.name] = y.reshape(len(images), *program.shapes[operator.name])
         for name in operator.inputs:
             if not keep and last[name] == i:
@@ -70,7 +85,8 @@ def _run(program: IntegerProgram, images: np.ndarray, *, keep: bool = False) -> 
     return values
 
 
-def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]) -> np.ndarray:
+def apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]) -> np.ndarray:
+    """What an operator makes of what it reads (of the images where it reads no tensor), positions in a row or not."""
     x = inputs[0]
     grids = program.grids
     match operator:
@@ -91,7 +107,7 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
         case Average():
             source, grid = grids[operator.inputs[0]], grids[operator.name]
             centered = x.astype(np.int32) - source.zero_point
-            total = _windows(centered, operator.kernel, operator.stride, operator.padding, (1, 1), 0).sum((4, 5))
+            total = windows(centered, operator.kernel, operator.stride, operator.padding, (1, 1), 0).sum((4, 5))
             rows, columns = operator.counts((x.shape[2], x.shape[3]))
             return onto(total, (source.step / grid.step) / (rows[:, None] * columns), grid, operator.top)
         case Add():
@@ -108,14 +124,13 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
             return operator.table[x]
         case MaxPool():
             lowest = 0 if x.dtype == np.uint8 else -np.inf
-            return _windows(x, operator.kernel, operator.stride, operator.padding, operator.dilation, lowest).max(
-                (4, 5)
-            )
+            return windows(x, operator.kernel, operator.stride, operator.padding, operator.dilation, lowest).max((4, 5))
         case Pad():
             up, left, down, right = operator.padding
             edges = ((0, 0), (0, 0), (up, down), (left, right))
             if operator.mode == "constant":
-                return np.pad(x, edges, constant_values=grids[operator.name].zero_point)
+                zero = grids[operator.name].zero_point if operator.name in grids else 0
+                return np.pad(x, edges, constant_values=zero)
             return np.pad(x, edges, operator.mode)
         case Shuffle():
             n, channels, *rest = x.shape
@@ -126,6 +141,13 @@ def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]
             return x
         case Dequantize():
             return grids[operator.inputs[0]].load(x)
+        case Quantize():
+            return np.minimum(grids[operator.name].store(x), np.uint8(operator.top))
+        case (
+            Pixels() | Numbers() | FloatSums() | FloatScale() | FloatAverage() | FloatAdd() | FloatMultiply()
+            | FloatFunction()
+        ):  # fmt: skip
+            return compute(operator, inputs)
     assert_never(operator)
 
 
@@ -147,34 +169,16 @@ def _total(sums: Sums, x: np.ndarray, source: StoredGrid) -> np.ndarray:
     """acc + bias as float64 (N, filters, positions), exact."""
     if x.ndim == 2:
         x = x[:, :, None, None]
-    n, groups = len(x), sums.groups
-    filters, channels, height, width = sums.weight.shape
     centered = x.astype(np.int16) - np.int16(source.zero_point)
-    windows = _windows(centered, (height, width), sums.stride, sums.padding, sums.dilation, 0)
-    positions = windows.shape[2] * windows.shape[3]
-    # One product per group for the whole batch: (C, height, width, N, H, W).
-    columns = windows.transpose(1, 4, 5, 0, 2, 3).astype(np.float64)
-    columns = columns.reshape(groups, channels * height * width, n * positions)
-    weight = sums.weight.astype(np.float64).reshape(groups, filters // groups, -1)
-    total = np.matmul(weight, columns).reshape(filters, n, positions).swapaxes(0, 1)
+    total = weighted_sums(
+        sums.weight,
+        centered,
+        stride=sums.stride,
+        padding=sums.padding,
+        dilation=sums.dilation,
+        groups=sums.groups,
+    )
     return total + sums.bias.astype(np.float64)[:, None]
-
-
-def _windows(
-    x: np.ndarray,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    fill: float,
-) -> np.ndarray:
-    """The windows of padded images: a view of shape (N, C, out height, out width, kernel height, kernel width)."""
-    up, left, down, right = padding
-    if any(padding):
-        x = np.pad(x, ((0, 0), (0, 0), (up, down), (left, right)), constant_values=fill)
-    span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 
 def _batch(program: IntegerProgram) -> int:
@@ -185,6 +189,9 @@ def _batch(program: IntegerProgram) -> int:
         positions = shape[1] * shape[2] if len(shape) == 3 else 1
         _, channels, height, width = operator.sums.weight.shape
         widest = max(widest, channels * operator.sums.groups * height * width * positions * 8)
+    for operator in program.float_sums:
+        positions = math.prod(program.shapes[operator.name][1:])
+        widest = max(widest, operator.folded.weight[0].size * operator.groups * positions * 8)
     return max(1, _SCRATCH // widest)
 
 

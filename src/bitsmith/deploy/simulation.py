@@ -112,7 +112,7 @@ def _numbers(
 def _wrong(numbers: np.ndarray, stored: np.ndarray, grid: StoredGrid | None, top: int | None) -> np.ndarray:
     """Where numbers would not be rounded to what is stored, whichever way a tie goes."""
     if grid is None:
-        return np.abs(numbers - stored) > 1e-4 * np.abs(stored).max(initial=0)
+        return ~(np.abs(numbers - stored) <= 1e-4 * np.abs(stored).max(initial=0))  # NaN is wrong
     if grid.is_sign:
         return ((numbers >= 0) != (stored > 0)) & (np.abs(numbers) > 1e-5 * np.abs(numbers).max(initial=0))
     levels = numbers.astype(np.float64) / grid.step + grid.zero_point

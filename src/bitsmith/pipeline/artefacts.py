@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
+from bitsmith.blueprint import FLOAT
 from bitsmith.deploy import Verification
 from bitsmith.errors import RunError
 from bitsmith.pipeline import exported
@@ -13,27 +15,27 @@ from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.outcomes import Outcomes, save_outcomes
 from bitsmith.pipeline.post import NOT_TRAINED
-from bitsmith.pipeline.traits import is_integer
+from bitsmith.pipeline.traits import float_layers, is_integer, spoken_arithmetic
 from bitsmith.quantize import Network
 from bitsmith.train import evaluate, infer, write_json
 
 
 def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet) -> None:
-    """Write the artefacts of every trained network; float networks have none and are named."""
+    """Write the artefacts of every trained network."""
     with locked(run.path):
         for entry, blueprint in run.entries():
             folder = run.folder(entry)
             trained = run.history(folder) is not None
             if not trained and run.post_training(folder) is None:
                 raise RunError(f"{entry.title} is not trained yet; run bitsmith train {run.path} first")
-            if not is_integer(blueprint):
-                say(f"{entry.title}: has float layers by its method, so there is no integer file to write")
-                continue
             files = exported.export(
                 exported.load(folder), folder, formats, properties=None if trained else {"training": NOT_TRAINED}
             )
             for name, path in files.artefacts.items():
                 mark = "" if trained else f", {NOT_TRAINED}"
+                if not is_integer(blueprint):
+                    sums = blueprint.stream_bits == FLOAT
+                    mark += f", {spoken_arithmetic(float_layers(blueprint), sums=sums)}"
                 say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
 
 
@@ -45,12 +47,8 @@ def verify(job: Job, say: Say = quiet) -> bool:
 
 def _verify(job: Job, say: Say) -> bool:
     fine = True
-    for entry, blueprint in job.run.entries():
+    for entry, _ in job.run.entries():
         folder = job.run.folder(entry)
-        if not is_integer(blueprint):
-            score = _test_in_torch(job, exported.load(folder), folder)
-            write_json(folder / "verification.json", {"test": score, "source": "torch", "checks": []})
-            continue
         if not (folder / "model.onnx").exists():
             raise RunError(f"{folder / 'model.onnx'} is missing; run bitsmith export {job.run.path} first")
         checked = exported.verify(folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score)
@@ -59,7 +57,7 @@ def _verify(job: Job, say: Say) -> bool:
         save_outcomes(Outcomes(predictions=checked.predictions, labels=labels), folder)
         values = dataclasses.asdict(checked) | {"ok": checked.ok, "artefact": "model.onnx"}
         del values["predictions"]  # kept beside it, as numbers
-        score = min(checked.scores.values())  # equal at all levels where the file is right
+        score = min(checked.scores.values())  # equal at all levels where the file is right and integer
         write_json(folder / "verification.json", {"test": score, "source": "onnx", "checks": [values]})
         say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
     floats = float_state(job)
@@ -73,7 +71,7 @@ def _verify(job: Job, say: Say) -> bool:
 
 
 def _test_in_torch(job: Job, network: Network, folder: Path) -> float:
-    """The test score of a network that has no integer file; what it predicts is kept."""
+    """The test score of the float network, which has no file; what it predicts is kept."""
     logits, labels = infer(network, job.task.data.test)
     save_outcomes(Outcomes(predictions=logits.argmax(1).numpy(), labels=labels.numpy()), folder)
     return job.task.score(logits, labels)
@@ -89,5 +87,20 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
         same = checked.agreement_trained
         trained = "" if same is None else f", {100 * same:.2f} % predicted as by the trained network"
         layers = f"all {checked.integer_layers} layers as integers{flagged}"
+        if not checked.exact:
+            arithmetic = spoken_arithmetic(checked.excluded, sums=checked.float_streams)
+            moved = describe_difference(checked.differing_outputs, checked.largest_difference)
+            layers = f"{arithmetic}, {checked.integer_layers} layers as integers{flagged}; {moved}"
         return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
+
+
+def describe_difference(differing: Mapping[str, int], largest: Mapping[str, float]) -> str:
+    """How far a file's outputs are from the reference's at the optimization level where that is most."""
+    most = max(differing.values())
+    if not most:
+        return "onnxruntime's outputs are the reference's"
+    return (
+        f"{most:,} of onnxruntime's outputs differ from the reference's, "
+        f"by at most {100 * max(largest.values()):.2g} % of their range"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bitsmith.blueprint import FLOAT, Blueprint
+from bitsmith.blueprint import Blueprint
 from bitsmith.data import Split
 from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
 from bitsmith.errors import ExportError, RunError
@@ -42,7 +42,7 @@ def export(
     *,
     properties: Mapping[str, str] | None = None,
 ) -> Files:
-    """Write a trained network to files that run as integers.
+    """Write a trained network to files that run as integers, but for layers that its blueprint leaves float.
 
     Writes blueprint.json, network.safetensors and one artefact per format, each under a temporary name first.
 
@@ -50,7 +50,7 @@ def export(
         properties: what the artefact's metadata says besides its own: {"training": "post-training (not trained)"}.
 
     Raises:
-        ExportError: an unknown format, or a network with float layers.
+        ExportError: an unknown format, or a network that can't be lowered.
     """
     folder = Path(folder)
     unknown = [name for name in formats if name not in EXPORTERS]
@@ -117,8 +117,6 @@ def verify(
     files = files if isinstance(files, Files) else files_of(files)
     network = load(files.folder)
     assert network.blueprint is not None
-    if FLOAT in (*(bits.weight for bits in network.blueprint.bits.values()), network.blueprint.stream_bits):
-        raise RunError(f"{files.folder} holds a network with float layers; there is no integer file to verify")
     frozen = freeze(network, network.blueprint)
     program = lower(frozen, network.blueprint)
     images, labels = split.raw(limit)

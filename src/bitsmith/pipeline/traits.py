@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from bitsmith.blueprint import FLOAT, Blueprint, Budget
 from bitsmith.cost import Cost, exact
 
 
 def summarize_bits(blueprint: Blueprint) -> str:
-    """Short text of a blueprint's bits: "w2a8", or "w1-8 a8" where they differ."""
+    """Short text of a blueprint's bits: "w2 a8", "w1-8 a8" where they differ, "w2+float a8+float" with float layers."""
 
     def spread(values: list[int]) -> str:
-        low, high = min(values), max(values)
-        return str(low) if low == high else f"{low}-{high}"
+        widths = [value for value in values if value != FLOAT]
+        if not widths:
+            return "float"
+        low, high = min(widths), max(widths)
+        return (str(low) if low == high else f"{low}-{high}") + "+float" * (len(widths) < len(values))
 
     inner = list(blueprint.bits.values())
     weight, activation = spread([b.weight for b in inner]), spread([b.activation for b in inner])
@@ -26,7 +29,29 @@ def meets(blueprint: Blueprint, budgets: Iterable[Budget], costs: Mapping[str, C
     return {str(budget): exact(budget.cost, graph, bits, costs) <= budget.limit for budget in budgets}
 
 
+def float_layers(blueprint: Blueprint) -> tuple[str, ...]:
+    """The layers that compute in float32: their weights or what they read is not quantized."""
+    return tuple(name for name, bits in blueprint.bits.items() if FLOAT in (bits.weight, bits.activation))
+
+
 def is_integer(blueprint: Blueprint) -> bool:
-    """Whether every layer of a blueprint is quantized."""
-    widths = [width for bits in blueprint.bits.values() for width in (bits.weight, bits.activation)]
-    return FLOAT not in (*widths, blueprint.stream_bits)
+    """Whether everything in a blueprint is quantized."""
+    return not float_layers(blueprint) and blueprint.stream_bits != FLOAT
+
+
+def spoken_arithmetic(layers: Sequence[str], *, sums: bool = False) -> str:
+    """What computes with integers, in words, by the layers that don't.
+
+    Args:
+        sums: whether what lies between the layers is float too.
+
+    Example:
+        >>> spoken_arithmetic(["classifier"])
+        'all integer but 1 float layer: classifier'
+    """
+    parts = []
+    if layers:
+        parts.append(f"{len(layers)} float layer{'s' * (len(layers) > 1)}: {', '.join(layers)}")
+    if sums:
+        parts.append("float sums between layers")
+    return f"all integer but {' and '.join(parts)}" if parts else "all integer"

@@ -1,6 +1,7 @@
 """Real numbers to few levels: quantizers, their mixture, quantized layers and the network made of them."""
 
 from bitsmith.quantize.fold import ACCUMULATOR, Folded, FrozenLayer, freeze
+from bitsmith.quantize.fold_float import Codes, FloatFolded
 from bitsmith.quantize.gaussian import GaussianActivation, GaussianWeight
 from bitsmith.quantize.layers import Affine, Priced, apply_weight
 from bitsmith.quantize.lsq import LearnedStep, LsqActivation, LsqWeight, Stream
@@ -16,6 +17,8 @@ __all__ = [
     "ActivationQuantizer",
     "Affine",
     "Calibrated",
+    "Codes",
+    "FloatFolded",
     "Folded",
     "FrozenLayer",
     "GaussianActivation",

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, Blueprint, Node
 from bitsmith.errors import ExportError
+from bitsmith.quantize.fold_float import FloatFolded, fold_float
 from bitsmith.quantize.layers import Affine, Priced, apply_weight
 from bitsmith.quantize.network import Network
 from bitsmith.quantize.quantizer import Grid, Quantizer
@@ -77,6 +78,13 @@ class Folded:
         """int64 (channels,), in accumulator units."""
         exact = self.stored_bias.astype(np.float32) * self.granule / self.half.astype(np.float32)
         return np.rint(exact).astype(np.int64)
+
+    @property
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 weight and bias: what the integers are worth."""
+        scale = self.scale.astype(np.float64)
+        weight = self.weight.astype(np.float64) * scale.reshape(-1, *[1] * (self.codes.ndim - 1))
+        return weight.astype(np.float32), (self.bias * scale * self.input.step).astype(np.float32)
 
 
 def fold(
@@ -142,21 +150,19 @@ class FrozenLayer(nn.Module):
 
     Args:
         node: of the graph.
-        folded: its integers.
+        folded: its integers, or its floats.
         quantize_input: the layer's own activation quantizer, or None.
     """
 
-    def __init__(self, node: Node, folded: Folded, quantize_input: nn.Module | None) -> None:
+    def __init__(self, node: Node, folded: Folded | FloatFolded, quantize_input: nn.Module | None) -> None:
         super().__init__()
         # An affine node is a depthwise 1x1 convolution.
         self.node = node
         self.folded = folded
         self.quantize_input = quantize_input
-        scale = folded.scale.astype(np.float64).reshape(-1, *[1] * (folded.codes.ndim - 1))
-        weight = torch.from_numpy(folded.weight.astype(np.float64) * scale).float()
-        bias = torch.from_numpy(folded.bias * folded.scale.astype(np.float64) * folded.input.step).float()
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
+        weight, bias = folded.numbers
+        self.register_buffer("weight", torch.from_numpy(weight), persistent=False)
+        self.register_buffer("bias", torch.from_numpy(bias), persistent=False)
 
     def forward(self, x: Tensor, use: Node | None = None) -> Tensor:
         """y for one use of the layer: a node that shares its parameters, or (None) its own."""
@@ -170,27 +176,28 @@ class FrozenLayer(nn.Module):
 
 
 def freeze(network: Network, blueprint: Blueprint) -> Network:
-    """A copy of a trained network as it will be written: every layer folded to stored integers, ready to evaluate.
+    """A copy of a trained network as it will be written: every layer folded to what is stored, ready to evaluate.
+
+    Layers of 1 to 8 bits become integers, those with float weights or inputs (32 bits) and affine nodes between float
+    tensors float32 (`fold_float`).
 
     Raises:
-        ExportError: a layer or the streams are float (32 bits), or a layer holds numbers that are not finite.
+        ExportError: a layer holds numbers that are not finite.
     """
-    if network.stream_bits == FLOAT and network.grids.stream:
-        raise ExportError("the streams between layers are float; build the network with stream_bits=8 to freeze it")
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     for node in network.graph.nodes:
         if node.op not in ("conv", "linear", "affine") or node.shares:
             continue
-        grid = network.grid(network.grids.carrier[node.inputs[0]]) if node.op == "affine" else None
         layer = network.layer(node.name)
         if node.op == "affine":
-            assert grid is not None
-            folded = _fold_affine(node, cast(Affine, layer), grid)
-            replacement = FrozenLayer(node, folded, None)
+            carrier = network.grids.carrier[node.inputs[0]]
+            replacement = FrozenLayer(node, _fold_affine(node, cast(Affine, layer), network, carrier), None)
         else:
-            if FLOAT in (blueprint.bits[node.name].weight, blueprint.bits[node.name].activation):
-                raise ExportError(f"layer {node.name!r} is float; give it 1..8 bits to freeze it as integers")
-            folded = _fold_priced(node, cast(Priced, layer), network.input_grid(node.name))
+            bits = blueprint.bits[node.name]
+            if FLOAT in (bits.weight, bits.activation):
+                folded = _fold_priced_float(node, cast(Priced, layer))
+            else:
+                folded = _fold_priced(node, cast(Priced, layer), network.input_grid(node.name))
             replacement = FrozenLayer(node, folded, cast(Priced, frozen.layer(node.name)).quantize_input)
         frozen.set_submodule(node.name, replacement)
     return frozen
@@ -198,22 +205,48 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
 
 @torch.no_grad()
 def _fold_priced(node: Node, layer: Priced, input: Grid) -> Folded:
+    codes, step, quantizer = _codes(node, layer)
+    gain, bias = _line(layer)
+    return fold(
+        node.name, codes=codes, step=step * gain, bits=quantizer.bits, odd=quantizer.odd, bias=bias, input=input
+    )
+
+
+@torch.no_grad()
+def _fold_priced_float(node: Node, layer: Priced) -> FloatFolded:
+    gain, bias = _line(layer)
+    if layer.quantize_weight is None:
+        return fold_float(node.name, weight=layer.weight.double().cpu().numpy(), gain=gain, bias=bias)
+    codes, step, quantizer = _codes(node, layer)
+    return fold_float(node.name, weight=codes, gain=step * gain, bias=bias, bits=quantizer.bits, odd=quantizer.odd)
+
+
+def _codes(node: Node, layer: Priced) -> tuple[np.ndarray, np.ndarray, Quantizer]:
+    """Integer weights and the step of each filter, both float64, and the quantizer that they are of."""
     quantizer = layer.quantize_weight
     assert isinstance(quantizer, Quantizer), f"{node.name} has no weight quantizer"
     codes = quantizer.codes(layer.weight).double().cpu().numpy()
     step = quantizer.step(layer.weight).double().cpu().numpy().reshape(-1)
-    step = np.broadcast_to(step, (len(codes),)).copy()
-    bias = np.zeros(len(codes)) if layer.bias is None else layer.bias.double().cpu().numpy()
-    if layer.norm is not None:
-        gain, offset = _norm_line(layer.norm)
-        step, bias = step * gain, bias * gain + offset
-    return fold(node.name, codes=codes, step=step, bits=quantizer.bits, odd=quantizer.odd, bias=bias, input=input)
+    return codes, np.broadcast_to(step, (len(codes),)).copy(), quantizer
 
 
-def _fold_affine(node: Node, layer: Affine, input: Grid) -> Folded:
+def _line(layer: Priced) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer makes of its bare sums, channel by channel: gain and offset, in float64."""
+    filters = len(layer.weight)
+    bias = np.zeros(filters) if layer.bias is None else layer.bias.detach().double().cpu().numpy()
+    if layer.norm is None:
+        return np.ones(filters), bias
+    gain, offset = _norm_line(layer.norm)
+    return gain, bias * gain + offset
+
+
+def _fold_affine(node: Node, layer: Affine, network: Network, carrier: str) -> Folded | FloatFolded:
     gain, offset = _norm_line(cast(nn.BatchNorm2d, layer.norm))
-    codes = np.full((len(gain), *[1] * len(node.shape)), 127.0)
-    return fold(node.name, codes=codes, step=gain / 127, bits=8, odd=False, bias=offset, input=input)
+    shape = (len(gain), *[1] * len(node.shape))
+    if carrier in network.grids.stream and network.stream_bits == FLOAT:
+        return fold_float(node.name, weight=np.ones(shape), gain=gain, bias=offset)
+    codes, grid = np.full(shape, 127.0), network.grid(carrier)
+    return fold(node.name, codes=codes, step=gain / 127, bits=8, odd=False, bias=offset, input=grid)
 
 
 @torch.no_grad()
