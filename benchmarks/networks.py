@@ -34,7 +34,8 @@ from bitsmith.data import TensorSplit
 from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
 from bitsmith.models import load_model
 from bitsmith.quantize import Network, build, float_blueprint, freeze
-from bitsmith.search.allocate import allocate, reachable
+from bitsmith.search.allocate import allocate
+from bitsmith.search.feasible import reachable
 from bitsmith.search.mixed import build_mixed, inherit, probabilities
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, precision
@@ -130,7 +131,7 @@ def bring_through(module: nn.Module, shape: tuple[int, int, int], path: Path, *,
 def search_step(space: Precision, network: Network, split: TensorSplit) -> Blueprint:
     """One gradient step of weights and architecture parameters, then the most likely bits inside half the size."""
     x, y = next(split.batches(batch_size=len(split)))
-    least, greatest = reachable(space, "size")
+    least, greatest = reachable(space, ["size"])["size"]
     expected = ExpectedCost("size", space.template.graph, space.options)
     network.train()
     loss = F.cross_entropy(network(x), y) + expected(*probabilities(network)) / greatest

@@ -1,28 +1,33 @@
 """What shared convolutions save: a step of the supernet against networks with a branch per choice.
 
-    python -m benchmarks.supernet_cost             some minutes
+    python -m benchmarks.supernet_cost             some four minutes of one core, about 9 GB of memory
     python -m benchmarks.supernet_cost --quick     small images, one repeat
 
 The space is four stages like mobile-32's with W {2,3,4,8} x A {2,3,4,8} x kernel {3,5}; widths, gates, functions and
 depth are mixed alike in all. "branches" has a whole block, weights and BatchNorm of its own, per kernel, weight bits
-and activation bits (32 for each block); "tied" four, one per bit-width of both, each with both kernels as crops.
-The choice of bits and kernels is ours; the paper's abstract says nearly 3x less time and 2x less memory than FBNet-V2.
+and activation bits (32 for each block), mixed by the product of their probabilities, which learn; "tied" four, one per
+bit-width of both, each with both kernels as crops. Stem, head and classifier are shared in all, which favors the
+branches; so does the small batch, as weights are mixed once per batch. Nothing is compiled. The choice of bits and
+kernels is ours; the paper's abstract says nearly 3x less time and 2x less memory than FBNet-V2.
 `growth_1_to_8` is the supernet with 2 x 2 x 2 such choices over that with one, at the largest kernel and width.
 
-Every network runs in a process of its own, one thread: CPU time of forward, backward and optimizer, the median; and
-the most memory it held above what it held before the network was made.
+Every network runs in a process of its own, one thread: CPU time of forward, backward and optimizer, the median of
+some steps after one to warm up; and the most resident memory above what the process held before the network was made.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
@@ -31,36 +36,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.result import write_result
+from bitsmith.blueprint import Node
 from bitsmith.quantize import find_quantizers
 from bitsmith.search import SharedNetwork
 from bitsmith.search.supernet.block import Block
 from bitsmith.search.supernet.network import largest_nodes
 from bitsmith.search.supernet.parts import Flow
-from bitsmith.space import MOBILE_SPACES, Mobile, MobileSpace
+from bitsmith.space import MOBILE_SPACES, Mobile
 
 SEED = 0
 BITS = (2, 3, 4, 8)
 KERNELS = (3, 5)
 OF_BITS = ("weight_bits", "activation_bits")
+WANTED = {
+    "time_vs_branches": "at least 6",
+    "memory_vs_branches": "at least 4",
+    "time_vs_tied": "at least 3",
+    "memory_vs_tied": "at least 2",
+    "growth_1_to_8": "at most 1.3",
+}
 
 
 class Branched(nn.Module):
     """One block per choice, their outputs weighted by the choice's probability.
 
     Args:
-        blocks: with one weight bit-width and one activation bit-width each.
-        single_kernel: whether each has one kernel too.
+        blocks: with one option of each of `alone`.
+        alone: what they have one option of: "weight_bits", "activation_bits", "kernel".
+        mixed: those of them whose probabilities are multiplied to that of a block, in the order of the blocks.
     """
 
-    def __init__(self, name: str, adds: bool, blocks: Sequence[Block], *, single_kernel: bool) -> None:
+    def __init__(
+        self, name: str, adds: bool, blocks: Sequence[Block], *, alone: Sequence[str], mixed: Sequence[str]
+    ) -> None:
         super().__init__()
         self.name, self.adds, self.blocks = name, adds, nn.ModuleList(blocks)
-        self._own = [f"{name}.{what}" for what in (*OF_BITS, *(["kernel"] if single_kernel else []))]
+        self._alone = [f"{name}.{what}" for what in alone]
+        self._mixed = [f"{name}.{what}" for what in mixed]
 
     def forward(self, flow: Flow, p: Mapping[str, Tensor]) -> Tensor:
-        share = flow.x.new_ones(()) / len(self.blocks)
-        alone = {**p, **{name: flow.x.new_ones(1) for name in self._own}}
-        return cast(Tensor, sum(share * block(flow, alone) for block in self.blocks))
+        shares = flow.x.new_ones(1)
+        for name in self._mixed:
+            shares = (shares[:, None] * p[name]).flatten()
+        alone = {**p, **{name: flow.x.new_ones(1) for name in self._alone}}
+        outputs = (share * block(flow, alone) for share, block in zip(shares, self.blocks, strict=True))
+        return cast(Tensor, sum(outputs))
 
 
 def make_space(pixels: int, weight: Sequence[int], activation: Sequence[int], kernels: Sequence[int]) -> Mobile:
@@ -78,29 +98,35 @@ def make_network(kind: str, pixels: int) -> SharedNetwork:
         return SharedNetwork(make_space(pixels, *some))
     network = SharedNetwork(make_space(pixels, BITS, BITS, KERNELS))
     if kind != "shared":
-        pairs = [(b, b, KERNELS) for b in BITS] if kind == "tied" else None
-        choices = pairs or [(w, a, (k,)) for w, a, k in product(BITS, BITS, KERNELS)]
         for s, stage in enumerate(network.stages, start=1):
             blocks = cast(nn.ModuleList, stage)
             for b, block in enumerate(list(blocks), start=1):
-                made = [_alone(network.space, s, b, *choice) for choice in choices]
-                adds = cast(Block, block).adds
-                blocks[b - 1] = Branched(f"stage{s}.block{b}", adds, made, single_kernel=kind == "branches")
+                blocks[b - 1] = make_branched(kind, network.space, s, b, adds=cast(Block, block).adds)
     return network
 
 
-def _alone(space: Mobile, stage: int, number: int, weight: int, activation: int, kernels: tuple[int, ...]) -> Block:
-    """One block with the space's other choices."""
-    old: MobileSpace = space.description
-    stages = tuple(replace(s, kernels=kernels) for s in old.stages)
-    alone = replace(
-        space, description=replace(old, stages=stages, weight_bits=(weight,), activation_bits=(activation,))
-    )
-    signed = not stage == number == 1
-    quantizers = find_quantizers(space.quantizer)
-    return Block(
-        alone.description, stage, number, largest_nodes(alone), signed=signed, quantizers=quantizers, scaling="mask"
-    )
+def make_branched(kind: str, space: Mobile, stage: int, number: int, *, adds: bool) -> Branched:
+    """A block of the network "branches" or "tied"."""
+    if kind == "tied":
+        choices, alone, mixed = [(bits, bits, KERNELS) for bits in BITS], OF_BITS, OF_BITS[:1]
+    else:
+        choices = [(w, a, (k,)) for w, a, k in product(BITS, BITS, KERNELS)]
+        alone = mixed = (*OF_BITS, "kernel")
+    blocks = []
+    for weight, activation, kernels in choices:
+        only = make_space(space.input_shape[1], (weight,), (activation,), kernels)
+        signed = not stage == number == 1
+        quantizers = find_quantizers(space.quantizer)
+        nodes = _nodes(space.input_shape[1], kernels)
+        blocks.append(
+            Block(only.description, stage, number, nodes, signed=signed, quantizers=quantizers, scaling="mask")
+        )
+    return Branched(f"stage{stage}.block{number}", adds, blocks, alone=alone, mixed=mixed)
+
+
+@cache
+def _nodes(pixels: int, kernels: tuple[int, ...]) -> dict[str, Node]:
+    return largest_nodes(make_space(pixels, BITS, BITS, kernels))
 
 
 def measure(kind: str, pixels: int, batch_size: int, repeats: int) -> dict[str, float]:
@@ -112,7 +138,10 @@ def measure(kind: str, pixels: int, batch_size: int, repeats: int) -> dict[str, 
     optimizer = torch.optim.SGD(warm.parameters(), lr=1e-3)
     warm(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     network = make_network(kind, pixels).train()
     logits = {name: nn.Parameter(torch.zeros(len(p))) for name, p in network.present.items()}
     optimizer = torch.optim.SGD([*network.parameters(), *logits.values()], lr=1e-3, momentum=0.9)
@@ -125,8 +154,14 @@ def measure(kind: str, pixels: int, batch_size: int, repeats: int) -> dict[str, 
         loss.backward()
         optimizer.step()
         times.append(time.process_time() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": median(times[1:]), "megabytes": peak / 1024}
+    total = time.process_time()
+    return {"total": total, "seconds": median(times[1:]), "megabytes": (_memory("VmHWM") - before) / 1024}
+
+
+def _memory(field: str) -> int:
+    """Kilobytes of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def main() -> None:
@@ -137,9 +172,8 @@ def main() -> None:
         print(json.dumps(measure(kind, *map(int, numbers))))
         return
     quick = "--quick" in arguments
-    pixels, batch_size, repeats = (8, 8, 1) if quick else (32, 64, 7)
+    pixels, batch_size, repeats = (8, 2, 1) if quick else (32, 8, 5)
     found: dict[str, dict[str, Any]] = {}
-    started = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     for kind in ("shared", "branches", "tied", "one", "eight"):
         command = [
             sys.executable,
@@ -150,7 +184,7 @@ def main() -> None:
             *map(str, (pixels, batch_size, repeats)),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[kind] = json.loads(done.stdout)
+        found[kind] = json.loads(done.stdout.splitlines()[-1])
         print(kind, found[kind], flush=True)
     shared = found["shared"]
     ratios = {
@@ -163,9 +197,20 @@ def main() -> None:
         "supernet_cost",
         ratios=ratios,
         rows=[{"name": kind} | values for kind, values in found.items()],
-        settings={"pixels": pixels, "batch": batch_size, "repeats": repeats, "threads": 1, "precision": "float32"},
+        settings={
+            "pixels": pixels,
+            "batch": batch_size,
+            "repeats": repeats,
+            "threads": 1,
+            "precision": "float32",
+            "space": "mobile-32",
+            "weight_bits": BITS,
+            "activation_bits": BITS,
+            "kernels": KERNELS,
+            "wanted": WANTED,
+        },
         seed=SEED,
-        core_hours=(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - started) / 3600,
+        core_hours=sum(values["total"] for values in found.values()) / 3600,
         quick=quick,
     )
     print(ratios, path)

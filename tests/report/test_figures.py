@@ -5,9 +5,11 @@ from dataclasses import replace
 import plotly.graph_objects as go
 import pytest
 
+from bitsmith.errors import RunError
 from bitsmith.report import Curve
 from bitsmith.report.accuracy import FIXED, accuracy_figures
 from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
+from bitsmith.report.plot import shorten
 
 CHOSEN = "composite-size=20kB"
 NASTY = '<b>x</b><a href="javascript:alert(1)">%{y}</a> & "q"'
@@ -184,6 +186,17 @@ def test_curves_hold_series_gaps_and_limits():
     assert lines["cap"]["line"]["dash"] == "dash"
     empty = curve_figure(Curve(name="c", x_label="step", x=[], series={"a": []}))
     assert traces(empty)["a"].get("y", []) == []
+
+
+def test_a_curve_over_layers():
+    layers = ["stem", "stage1.block1.depthwise"]
+    curve = Curve(name="c", x_label="layer", x=[1.0, 2.0], series={"a": [1.0, None]}, ticks=layers, logarithmic=True)
+    layout = curve_figure(curve).plot["layout"]
+    assert layout["xaxis"]["ticktext"] == ["stem", shorten(layers[1])]
+    assert layout["xaxis"]["tickvals"] == [1.0, 2.0]
+    assert layout["yaxis"]["type"] == "log"
+    with pytest.raises(RunError, match="1 ticks for 2 of x"):
+        Curve(name="c", x_label="layer", x=[1.0, 2.0], series={}, ticks=["stem"])
 
 
 def test_no_name_reaches_plotly_as_markup_or_template(record, row):

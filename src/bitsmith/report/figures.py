@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -139,11 +140,18 @@ def curve_figure(curve: Curve) -> Figure:
             line={"color": LIMIT, "width": 1.5, "dash": "dash"},
             hovertemplate="%{text}<br>%{y:.5~g}<extra></extra>",
         )  # fmt: skip
-    x_axis = {"title": {"text": escape(curve.x_label)}}
+    axes: dict[str, dict[str, Any]] = {"xaxis": {"title": {"text": escape(curve.x_label)}}}
+    height = 280 if curve.ticks is None else 380
+    if curve.ticks is not None:
+        ticks = [escape(shorten(text)) for text in curve.ticks]
+        axes["xaxis"] |= {"tickmode": "array", "tickvals": curve.x, "ticktext": ticks, "tickangle": -90}
+    if curve.logarithmic:
+        axes["yaxis"] = {"type": "log", "exponentformat": "power"}
     return Figure(
         title=curve.name,
         caption="Dashed: the limit." if curve.limits else "",
         keys=tuple(keys),
-        plot=finish(figure, {"xaxis": x_axis}, height=280),
-        height=280,
+        plot=finish(figure, axes, height=height),
+        height=height,
+        least_width=70 + 20 * len(curve.ticks) if curve.ticks else 0,
     )

@@ -107,9 +107,11 @@ class Curve:
         x: where each value of every series was taken.
         series: name of a line -> its values, None for a gap.
         limits: name -> height of a dashed line across the plot.
+        ticks: what to write at each x instead of numbers, such as the layers' names.
+        logarithmic: whether heights are drawn by their logarithm.
 
     Raises:
-        RunError: a series that isn't as long as x.
+        RunError: a series or ticks that aren't as long as x.
     """
 
     name: str
@@ -117,10 +119,14 @@ class Curve:
     series: dict[str, list[float | None]]
     x: list[float]
     limits: dict[str, float] | None = None
+    ticks: list[str] | None = None
+    logarithmic: bool = False
 
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
+        if self.ticks is not None and len(self.ticks) != len(self.x):
+            raise RunError(f"curve {self.name!r}: {len(self.ticks)} ticks for {len(self.x)} of x")
         for name, values in self.series.items():
             if len(values) != len(self.x):
                 raise RunError(f"curve {self.name!r}: {name!r} has {len(values)} values for {len(self.x)} of x")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, final
 
@@ -25,13 +25,15 @@ from bitsmith.blueprint import FLOAT, Blueprint, Budget, LayerSpec
 from bitsmith.cost import ExpectedCost, exact, tabulate
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network
-from bitsmith.search.allocate import allocate, some_inside
+from bitsmith.search.allocate import allocate
 from bitsmith.search.falling import FallingBudgets
+from bitsmith.search.feasible import some_inside
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
-from bitsmith.search.problem import Found, Problem, starting_point
+from bitsmith.search.problem import Found, Problem, require_bits, starting_point
+from bitsmith.search.searching import at, open_loop
 from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
-from bitsmith.space import Precision
+from bitsmith.space import Precision, Space
 from bitsmith.train import (
     Learner,
     Loop,
@@ -95,8 +97,9 @@ class Composite:
     def epochs(self) -> float:
         return self.plan.epochs
 
-    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+    def check(self, space: Space, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse budgets that can't be met (as published, none is enforced) and spaces without a choice."""
+        require_bits(space, self.name)
         if not self.as_published:
             some_inside(space, budgets)
         if all(n == 1 for sizes in space.sizes for n in sizes):
@@ -115,17 +118,7 @@ class Composite:
         """
         space = problem.space
         self.check(space, problem.budgets, trained=problem.float_state is not None)
-        loop = Loop(
-            stage=f"search {self.name} {_at(problem)}",
-            task=problem.task,
-            split=problem.task.data.train,
-            plan=self.plan,
-            epoch_seed=partial(derive, problem.seed, "search batches"),
-            settings=self._settings(problem),
-            checkpoint=problem.folder / "search.checkpoint" if problem.folder else None,
-            checkpoint_seconds=problem.checkpoint_seconds,
-            watch=problem.watch,
-        )
+        loop = open_loop(self, problem, depends_on=self._space(problem))
         with on_threads(loop.mode.threads):
             searching = _Searching(self, problem, loop)
             history = loop.run(searching)
@@ -141,11 +134,10 @@ class Composite:
             state=inherit(space, searching.network, best),
         )
 
-    def _settings(self, problem: Problem) -> dict[str, Any]:
-        """What a checkpoint must agree in to be gone on from."""
-        values = asdict(self) | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]}
+    def _space(self, problem: Problem) -> dict[str, Any]:
+        """What of the space a checkpoint must agree in to be gone on from."""
         options = {name: [list(o.weight), list(o.activation)] for name, o in problem.space.options.items()}
-        return values | {"temperature": list(self.temperature), "options": options} | starting_point(problem)
+        return {"options": options} | starting_point(problem)
 
     def _decide(self, network: Network, problem: Problem) -> tuple[Blueprint, dict[str, Any]]:
         """The blueprint that a searched network stands for, and what it was decided by."""
@@ -169,18 +161,13 @@ class Composite:
             loss_batches=self.loss_batches,
             batch_size=self.plan.batch_size,
             seed=derive(problem.seed, "sensitivities"),
-            stage=f"sensitivities {_at(problem)}",
+            stage=f"sensitivities {at(problem)}",
             folder=problem.folder,
             watch=problem.watch,
         )
         losses = measured.means()
         details |= {"sensitivities": losses, "noise": measured.noise()}
         return allocate(problem.space, to_penalties(problem.space, losses), problem.budgets), details
-
-
-def _at(problem: Problem) -> str:
-    """Which of several searches this is, for progress."""
-    return "at " + ", ".join(map(str, problem.budgets))
 
 
 def complexity(layer: LayerSpec) -> float:

@@ -13,7 +13,17 @@ from bitsmith.data import open_data
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import build
 from bitsmith.search import Problem
-from bitsmith.search.supernet import Discretizer, Scoring, SharedNetwork, Supernet, score_inherited
+from bitsmith.search.searching import open_loop
+from bitsmith.search.supernet import (
+    Discretizer,
+    Scoring,
+    SharedNetwork,
+    Supernet,
+    published,
+    score_inherited,
+    slices,
+)
+from bitsmith.search.supernet.learner import SupernetLearner
 from bitsmith.search.supernet.scoring import to_penalties
 from bitsmith.space import MobileSpace, Stage, Stem
 from bitsmith.testing import MethodContract, example_problem
@@ -75,13 +85,120 @@ class TestSupernet(MethodContract):
             method.search(dataclasses.replace(problem, budgets=[Budget.parse("ram=1MB")]))
 
 
+class TestRefined(MethodContract):
+    """All of a search, with an evolution behind it, stopped and gone on."""
+
+    @staticmethod
+    def make():
+        return tiny_method(score="probability", refine=5, population=3)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def problem(cls):
+        return mobile_problem()
+
+    # As without; and these take seconds each.
+    test_a_tight_budget_leaves_the_least_blueprint = None
+    test_a_cost_that_no_bits_change = None
+    test_without_float_weights = None
+
+    def test_its_choice_is_told(self, found, problem):
+        details = found.details["refinement"]
+        assert len(details["losses"]) == 5
+        assert details["chosen"][0] == details["losses"][0]
+        assert details["accepted"] == (details["confirmed"][-1] < details["confirmed"][0])
+        for point in details["front"]:
+            assert all(point[budget.cost] <= budget.limit for budget in problem.budgets)
+
+
+class TestAsPublished(MethodContract):
+    @staticmethod
+    def make():
+        return tiny_method(as_published=True, weights_first=0.5)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def problem(cls):
+        problem = mobile_problem()
+        return dataclasses.replace(problem, budgets=[Budget(cost="bitops", limit=1e12)])
+
+    # As without; and these take seconds each.
+    test_a_tight_budget_leaves_the_least_blueprint = None
+    test_a_cost_that_no_bits_change = None
+    test_without_float_weights = None
+    test_infeasible_budgets_are_refused_before_any_training = None
+
+    def test_no_budget_is_enforced(self, method, problem, found):
+        method.check(problem.space, [Budget(cost="bitops", limit=1)], trained=False)
+        p = found.details["probabilities"]
+        most = problem.space.decode(np.array([int(np.argmax(values)) for values in p.values()]))
+        assert found.best == most
+        assert len(found.curves["soft bitops"]) == 2
+        assert len(set(found.curves["soft bitops"])) > 1
+
+    def test_it_has_one_soft_cost(self, method, problem):
+        two = [Budget(cost=cost, limit=1e12) for cost in ("bitops", "size")]
+        with pytest.raises(RecipeError, match="one soft cost"):
+            method.check(problem.space, two, trained=False)
+        with pytest.raises(BudgetError, match="no sum over its blocks"):
+            method.check(problem.space, [Budget(cost="ram", limit=1e9)], trained=False)
+
+
+def test_the_soft_cost():
+    """FBNet, eq. 2, by hand; its gradient falls to the choices in proportion to the loss."""
+    loss, expected = torch.tensor(2.0), torch.tensor(1e6, dtype=torch.float64, requires_grad=True)
+    total = published.soft_cost(loss, expected, "size", 0.2, 0.6)
+    assert float(total.detach()) == pytest.approx(2 * 0.2 * np.log(1e6) ** 0.6, rel=1e-12)
+    total.backward()
+    assert float(expected.grad) == pytest.approx(2 * 0.2 * 0.6 * np.log(1e6) ** -0.4 / 1e6, rel=1e-9)
+    small = published.soft_cost(loss, torch.tensor(40e-6, dtype=torch.float64), "energy", 0.2, 0.6)
+    assert float(small) == pytest.approx(2 * 0.2 * np.log(40) ** 0.6, rel=1e-12)
+    assert published.temperature(0) == 5
+    assert published.temperature(89) == pytest.approx(0.0911, abs=1e-4)
+
+
+def test_a_pass_of_the_choices_ends_every_epoch(problem):
+    """As published: weights for an epoch, then each search batch once; none while weights learn alone."""
+    method = tiny_method(as_published=True, weights_first=0.5)
+    loop = open_loop(method, problem, depends_on={})
+    learner = SupernetLearner(method, dataclasses.replace(problem, budgets=problem.budgets[:1]), loop)
+    a_pass = problem.task.data.search.steps(batch_size=64)
+    taken = [list(learner._choices(step)) for step in range(loop.steps)]
+    assert all(not numbers for numbers in taken[:-1])
+    assert taken[-1] == list(range(a_pass, 2 * a_pass))
+
+
+def test_settings_that_contradict_each_other():
+    with pytest.raises(RecipeError, match="nothing is refined"):
+        Supernet(as_published=True, refine=10)
+    with pytest.raises(RecipeError, match="population at least 2"):
+        Supernet(refine=10, population=1)
+    with pytest.raises(RecipeError, match="compile: quantizers"):
+        Supernet(plan=TrainPlan(compile="network"))
+
+
+def test_a_trained_supernet_for_others(problem, tmp_path):
+    """`learn` gives what `search` used: a network of one's own is scored by it, and the winner's slice is its."""
+    method = tiny_method(score="probability")
+    found = method.search(dataclasses.replace(problem, folder=tmp_path))
+    events = []
+    network = method.learn(dataclasses.replace(problem, folder=tmp_path, watch=events.append))
+    assert events == [], "it was trained already"
+    state = slices(network, found.best)
+    for name, value in found.state.items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(value, state[name]), name
+    other = problem.space.sample(np.random.default_rng(1))
+    assert score_inherited(network, other, problem.task, Scoring(norm_batches=1, loss_batches=1, batch_size=64)) > 0
+
+
 @pytest.mark.parametrize("changes", [{"path": "single"}, {"scaling": "branch"}])
 def test_settings(problem, changes):
     method = tiny_method(**changes)
     found = method.search(problem)
     assert fits(found.best.graph, found.best.bits, problem.budgets)
     assert all(np.isfinite(values).all() for values in found.curves.values())
-    assert {"rms stem", "gradient rms stages.1.0.depthwise"} <= set(found.curves)
+    assert {"rms stem", "gradient rms stage2.block1.depthwise"} <= set(found.curves)
 
 
 def test_expected_costs_fall_to_the_budgets(problem):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -30,6 +30,7 @@ from bitsmith.search.supernet.factors import CostFactors, Factor
 from bitsmith.search.supernet.forms import Forms, unit_forms
 from bitsmith.search.supernet.pricing import parts_of, price_factors
 from bitsmith.space import Mobile
+from bitsmith.space.decisions import Decisions
 
 _CUTS = 50  # choices forbidden one by one, before giving up
 
@@ -47,25 +48,47 @@ class Discretizer:
 
     def __init__(self, space: Mobile, budgets: Sequence[Budget]) -> None:
         self.space, self.budgets = space, tuple(budgets)
-        priced = price_factors(space, [part for budget in budgets for part in parts_of(budget.cost)])
-        self._rows = [_row(budget, priced) for budget in budgets]
+        self._priced = _price(space, budgets)
+        self._rows = [_row(budget, self._priced) for budget in budgets]
+
+    def extreme(self, budget: int, *, greatest: bool = False) -> Blueprint:
+        """A network with the least or the greatest value of a budget's cost, whatever its limit.
+
+        avg_bits is a root of a ratio of two sums; the ratio's optimum is found by Dinkelbach's iteration ("On nonlinear
+        fractional programming", 1967): the optimum of bitops - r MACs at the last network's own r, until none is
+        better.
+
+        Args:
+            budget: which, by its place.
+        """
+        cost = self.budgets[budget].cost
+        sign = -1.0 if greatest else 1.0
+        row, blueprint, value = self._rows[budget], None, math.inf
+        while True:
+            indices = _Program(self.space, _no_penalties(self.space), [row.times(sign)]).solve(objective_row=0)
+            assert indices is not None, "without budgets there is always a network"
+            found = self.space.decode(indices)
+            reached = sign * exact(cost, found.graph, found.bits, self.space.costs)
+            if blueprint is not None and reached >= value:
+                return blueprint
+            blueprint, value = found, reached
+            if cost != "avg_bits":
+                return blueprint
+            row = _row(Budget(cost=cost, limit=sign * value), self._priced)
 
     def least(self) -> list[float]:
         """Per budget the least value of its cost that any network of the space has."""
-        found = []
-        for row, budget in zip(self._rows, self.budgets, strict=True):
-            alone = _Program(self.space, _no_penalties(self.space), [row])
-            indices = alone.solve(objective_row=0)
-            assert indices is not None, "without budgets there is always a network"
-            blueprint = self.space.decode(indices)
-            found.append(exact(budget.cost, blueprint.graph, blueprint.bits, self.space.costs))
-        return found
+        found = [self.extreme(k) for k in range(len(self.budgets))]
+        return [
+            exact(budget.cost, blueprint.graph, blueprint.bits, self.space.costs)
+            for budget, blueprint in zip(self.budgets, found, strict=True)
+        ]
 
-    def check(self) -> None:
-        """Refuse budgets that no network meets.
+    def check(self) -> Blueprint:
+        """Some network inside all budgets.
 
         Raises:
-            BudgetError: saying what is reachable.
+            BudgetError: there is none, saying what is reachable.
         """
         over = [
             f"{b.cost} is at least {b.describe(least, exact=True)} in this space, the budget is "
@@ -75,7 +98,7 @@ class Discretizer:
         ]
         if over:
             raise BudgetError("the budgets can't be met: " + "; ".join(over))
-        self.best(_no_penalties(self.space))
+        return self.best(_no_penalties(self.space))
 
     def best(self, penalties: Mapping[str, np.ndarray]) -> Blueprint:
         """The network with the least sum of penalties inside every budget.
@@ -101,31 +124,55 @@ class Discretizer:
         )
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
-class _Row:
+class BudgetRow:
     """One budget as fixed + sum of factors <= limit."""
 
     fixed: float
     factors: Mapping[tuple[str, ...], Factor]
     limit: float
 
+    def total(self, decisions: Decisions, indices: np.ndarray) -> float:
+        """The left side at option indices [decisions]."""
+        return self.fixed + sum(factor.at(decisions, indices) for factor in self.factors.values())
 
-def _row(budget: Budget, priced: Mapping[str, CostFactors]) -> _Row:
+    def times(self, sign: float) -> BudgetRow:
+        """The row times 1 or -1, without a limit that means anything."""
+        factors = {name: replace(f, entries=sign * f.entries) for name, f in self.factors.items()}
+        return BudgetRow(fixed=sign * self.fixed, factors=factors, limit=math.inf)
+
+
+def budget_rows(space: Mobile, budgets: Sequence[Budget]) -> list[BudgetRow]:
+    """The budgets over the encodings of a space.
+
+    Raises:
+        BudgetError: a cost that is no sum over blocks.
+    """
+    priced = _price(space, budgets)
+    return [_row(budget, priced) for budget in budgets]
+
+
+def _price(space: Mobile, budgets: Sequence[Budget]) -> dict[str, CostFactors]:
+    return price_factors(space, [part for budget in budgets for part in parts_of(budget.cost)])
+
+
+def _row(budget: Budget, priced: Mapping[str, CostFactors]) -> BudgetRow:
     if budget.cost == "avg_bits":  # bitops <= avg_bits^2 MACs
         bitops, macs = priced["bitops"], priced["macs"]
         square = budget.limit**2
         factors = {
-            b.decisions: Factor(decisions=b.decisions, entries=b.entries - square * m.entries, when=b.when)
+            b.decisions: replace(b, entries=b.entries - square * m.entries)
             for b, m in zip(bitops.factors, macs.factors, strict=True)
         }
-        return _Row(fixed=bitops.fixed - square * macs.fixed, factors=factors, limit=1e-6)
+        return BudgetRow(fixed=bitops.fixed - square * macs.fixed, factors=factors, limit=1e-6)
     cost = priced[budget.cost]
     limit = math.floor(cost.cost.total_limit(cost.graph, budget.limit))
     while cost.cost.value(cost.graph, limit + 1) <= budget.limit:  # floats may be a few units off
         limit += 1
     while cost.cost.value(cost.graph, limit) > budget.limit:
         limit -= 1
-    return _Row(fixed=cost.fixed, factors={f.decisions: f for f in cost.factors}, limit=limit)
+    return BudgetRow(fixed=cost.fixed, factors={f.decisions: f for f in cost.factors}, limit=limit)
 
 
 def _no_penalties(space: Mobile) -> dict[str, np.ndarray]:
@@ -135,7 +182,7 @@ def _no_penalties(space: Mobile) -> dict[str, np.ndarray]:
 class _Program:
     """Variables, equations and rows; solved by HiGHS."""
 
-    def __init__(self, space: Mobile, penalties: Mapping[str, np.ndarray], rows: Sequence[_Row]) -> None:
+    def __init__(self, space: Mobile, penalties: Mapping[str, np.ndarray], rows: Sequence[BudgetRow]) -> None:
         self._space = space
         self._penalties = {name: np.asarray(values, dtype=np.float64) for name, values in penalties.items()}
         self._limits = np.array([row.limit - row.fixed for row in rows])

@@ -41,6 +41,13 @@ class Factor:
     entries: np.ndarray
     when: tuple[str, int] | None = None
 
+    def at(self, decisions: Decisions, indices: np.ndarray) -> float:
+        """What it adds at option indices [decisions]."""
+        place = decisions.index
+        if self.when is not None and indices[place[self.when[0]]] < self.when[1]:
+            return 0.0
+        return float(self.entries[tuple(int(indices[place[name]]) for name in self.decisions)])
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +66,7 @@ class CostFactors:
 
     def total(self, decisions: Decisions, indices: np.ndarray) -> float:
         """The total at option indices [decisions]."""
-        at = decisions.index
-        found = self.fixed
-        for factor in self.factors:
-            if factor.when is None or indices[at[factor.when[0]]] >= factor.when[1]:
-                found += float(factor.entries[tuple(int(indices[at[name]]) for name in factor.decisions)])
-        return found
+        return self.fixed + sum(factor.at(decisions, indices) for factor in self.factors)
 
 
 @final

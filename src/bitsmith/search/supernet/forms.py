@@ -96,10 +96,8 @@ def _undominated(numbers: np.ndarray, groups: np.ndarray) -> np.ndarray:
         label = np.zeros(len(numbers), dtype=np.int64)
     for group in np.unique(label):
         members = np.flatnonzero(label.reshape(-1) == group)
-        order = members[np.lexsort(numbers[members].T[::-1])]
-        front = np.empty((0, numbers.shape[1]))
-        for index in order:
-            if not (front <= numbers[index]).all(axis=1).any():
-                front = np.vstack([front, numbers[index]])
-                kept.append(int(index))
+        left = members[np.lexsort(numbers[members].T[::-1])]  # nothing beats what comes before it
+        while len(left):
+            kept.append(int(left[0]))
+            left = left[~(numbers[left[0]] <= numbers[left]).all(axis=1)]
     return np.array(sorted(kept))

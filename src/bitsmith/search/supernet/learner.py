@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 from bitsmith.cost import exact
 from bitsmith.search.falling import FallingBudgets
 from bitsmith.search.problem import Problem
+from bitsmith.search.supernet import published
+from bitsmith.search.supernet.depth import DepthRms
 from bitsmith.search.supernet.network import SharedNetwork
-from bitsmith.search.supernet.parts import Shared
 from bitsmith.search.supernet.pricing import expected_costs
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile
-from bitsmith.train import Learner, Loop, autocast, calibrate, load_into, make_optimizer, make_schedule
+from bitsmith.train import Learner, Loop, autocast, calibrate, compiled, load_into, make_optimizer, make_schedule
 
 if TYPE_CHECKING:
     from bitsmith.search.supernet.method import Supernet
@@ -40,22 +40,27 @@ class SupernetLearner(Learner):
         plan = method.plan
         self.optimizer = make_optimizer(self.network, plan)
         self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
-        self.architecture = torch.optim.Adam(self.logits.values(), lr=method.architecture_lr, betas=(0.5, 0.999))
+        if method.as_published:
+            decay = published.ARCHITECTURE_DECAY
+            self.architecture = torch.optim.Adam(self.logits.values(), lr=method.architecture_lr, weight_decay=decay)
+        else:
+            self.architecture = torch.optim.Adam(self.logits.values(), lr=method.architecture_lr, betas=(0.5, 0.999))
         self.lead = round(method.weights_first * loop.steps)
-        budgets = [b for b in problem.budgets if _is_decided(space, b.cost)]
+        budgets = [b for b in problem.budgets if is_decided(space, b.cost)]
         costs = expected_costs(space, [b.cost for b in budgets])
         self.costs = [costs[b.cost] for b in budgets]
         with torch.no_grad():
             first = [float(cost(self.probabilities())) for cost in self.costs]
+        self.budgets = budgets
         self.falling = FallingBudgets(
-            budgets,
-            first,
+            [] if method.as_published else budgets,
+            [] if method.as_published else first,
             lead=self.lead,
             span=method.falling * (loop.steps - self.lead),
             multiplier_step=method.multiplier_step,
             square=method.square,
         )
-        self.rms: dict[str, float] = {}
+        self.depth = DepthRms(self.network, loop.steps_per_epoch)
         self.search_batches: Iterator[tuple[Tensor, Tensor]] | None = None
         if loop.saved is None:
             self.network.present = {name: p.detach() for name, p in self.probabilities().items()}
@@ -65,6 +70,8 @@ class SupernetLearner(Learner):
                 batch_size=plan.batch_size,
                 seed=derive(problem.seed, "calibrate"),
             )
+        # What is mixed changes in every step, so the network is never compiled as a whole.
+        self.forward = compiled(self.network, "none" if loop.mode.compile == "none" else "quantizers")
 
     @property
     def lr(self) -> float:
@@ -77,19 +84,16 @@ class SupernetLearner(Learner):
     def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
         with torch.no_grad():
             self.network.present = self._draw(step)
-        with ExitStack() as stack:
-            if (step + 1) % self.loop.steps_per_epoch == 0:
-                self._record_activations(stack)
+        with self.depth.reading(step):
             return self._loss_of(x, y)
 
     def update(self, loss: Tensor, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if (step + 1) % self.loop.steps_per_epoch == 0:
-            self._record_gradients()
+        self.depth.gradients(step)
         self.optimizer.step()
-        if step >= self.lead and (step - self.lead) % self.method.architecture_every == 0:
-            self._choose(step)
+        for number in self._choices(step):
+            self._choose(step, number)
         if step + 1 < self.loop.steps:
             self.schedule.step()
 
@@ -98,8 +102,12 @@ class SupernetLearner(Learner):
         p = self.probabilities()
         expected = [float(cost(p)) for cost in self.costs]
         spread = [float(-(q * q.clamp_min(1e-12).log()).sum()) / len(p) for q in p.values()]
-        figures = {"step": float(step), "loss": loss, "entropy": sum(spread)} | self.falling.figures(expected, step)
-        return figures | self.rms
+        figures = {"step": float(step), "loss": loss, "entropy": sum(spread)}
+        if self.method.as_published:
+            figures |= {f"soft {b.cost}": cost for b, cost in zip(self.budgets, expected, strict=True)}
+        else:
+            figures |= self.falling.figures(expected, step)
+        return figures | self.depth.end_epoch()
 
     def state(self) -> dict[str, Any]:
         return {
@@ -108,7 +116,7 @@ class SupernetLearner(Learner):
             "optimizer": self.optimizer.state_dict(),
             "architecture": self.architecture.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "rms": self.rms,
+            "squares": self.depth.squares,
         } | self.falling.state()
 
     def restore(self, state: Mapping[str, Any], where: str) -> None:
@@ -120,12 +128,15 @@ class SupernetLearner(Learner):
         self.architecture.load_state_dict(state["architecture"])
         self.schedule.load_state_dict(state["schedule"])
         self.falling.restore(state)
-        self.rms = dict(state["rms"])
+        self.depth.restore(state["squares"])
 
     def _draw(self, step: int) -> dict[str, Tensor]:
         """Gumbel-softmax of every decision; on a single path the greatest alone, with the gradient of the mixture."""
-        first, last = self.method.temperature
-        temperature = first * (last / first) ** (step / max(1, self.loop.steps - 1))
+        if self.method.as_published:
+            temperature = published.temperature(step // self.loop.steps_per_epoch)
+        else:
+            first, last = self.method.temperature
+            temperature = first * (last / first) ** (step / max(1, self.loop.steps - 1))
         found = {}
         for name, logits in self.logits.items():
             noise = -torch.empty_like(logits).exponential_().log()
@@ -135,18 +146,34 @@ class SupernetLearner(Learner):
             found[name] = p
         return found
 
-    def _choose(self, step: int) -> None:
-        """A step of the choices on search data, weights as they are."""
-        x, y = self._next_batch((step - self.lead) // self.method.architecture_every)
+    def _choices(self, step: int) -> range:
+        """Which steps of the choices follow a step of the weights; as published, a pass at the end of every epoch."""
+        if step < self.lead:
+            return range(0)
+        if not self.method.as_published:
+            number, rest = divmod(step - self.lead, self.method.architecture_every)
+            return range(number, number + (rest == 0))
+        epoch, rest = divmod(step + 1, self.loop.steps_per_epoch)
+        a_pass = self.problem.task.data.search.steps(batch_size=self.method.plan.batch_size)
+        return range(a_pass * (epoch - 1), a_pass * epoch) if rest == 0 else range(0)
+
+    def _choose(self, step: int, number: int) -> None:
+        """A step of the choices on a batch of search data, weights as they are."""
+        x, y = self._next_batch(number)
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         for parameter in weights:
             parameter.requires_grad_(False)
         self.network.present = self._draw(step)
         p = self.probabilities()
         loss = self._loss_of(x.to(self.loop.device), y.to(self.loop.device))
-        penalty = self.falling.penalty([cost(p) for cost in self.costs], step, self.loop.device)
+        expected = [cost(p) for cost in self.costs]
+        if self.method.as_published:
+            name, (alpha, beta) = self.budgets[0].cost, self.method.soft_cost
+            total = published.soft_cost(loss, expected[0], name, alpha, beta)
+        else:
+            total = loss + self.falling.penalty(expected, step, self.loop.device)
         self.architecture.zero_grad(set_to_none=True)
-        (loss + penalty).backward()
+        total.backward()
         self.architecture.step()
         for parameter in weights:
             parameter.requires_grad_(True)
@@ -163,29 +190,11 @@ class SupernetLearner(Learner):
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
-            logits = self.network(x)
+            logits = self.forward(x)
         return self.problem.task.compute_loss(logits.float(), y)
 
-    def _record_activations(self, stack: ExitStack) -> None:
-        """Of this forward pass, the root mean square of what every layer gives, before it is masked."""
-        for name, module in self.network.named_modules():
-            if isinstance(module, Shared):
-                handle = module.register_forward_hook(self._keep_rms(f"rms {name}"))
-                stack.callback(handle.remove)
 
-    def _keep_rms(self, name: str):
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.rms[name] = float(output.detach().float().square().mean().sqrt())
-
-        return hook
-
-    def _record_gradients(self) -> None:
-        for name, module in self.network.named_modules():
-            if isinstance(module, Shared) and module.weight.grad is not None:
-                self.rms[f"gradient rms {name}"] = float(module.weight.grad.float().square().mean().sqrt())
-
-
-def _is_decided(space: Mobile, cost: str) -> bool:
+def is_decided(space: Mobile, cost: str) -> bool:
     """Whether networks of the space differ in a cost at all."""
     least, most = (space.decode(at) for at in (space.sizes * 0, space.sizes - 1))
     values = {exact(cost, b.graph, b.bits, space.costs) for b in (least, most)}

@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 import numpy as np
@@ -23,14 +22,17 @@ from torch import Tensor
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.errors import RecipeError
 from bitsmith.search.problem import Found, Problem
+from bitsmith.search.searching import at, open_loop
 from bitsmith.search.supernet.discretize import Discretizer
-from bitsmith.search.supernet.learner import SupernetLearner
-from bitsmith.search.supernet.network import check_shareable
+from bitsmith.search.supernet.evolution import refine
+from bitsmith.search.supernet.learner import SupernetLearner, is_decided
+from bitsmith.search.supernet.network import SharedNetwork, check_shareable
 from bitsmith.search.supernet.parts import Scaling
+from bitsmith.search.supernet.pricing import expected_costs
 from bitsmith.search.supernet.scoring import Scoring, inherited, measure_options, to_penalties
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, dump_mobile_space
-from bitsmith.train import Loop, TrainPlan, on_threads
+from bitsmith.train import History, TrainPlan, on_threads
 
 
 @final
@@ -50,7 +52,13 @@ class Supernet:
             their norm); see `bitsmith.search.supernet.parts`.
         path: "mixture" trains all choices in every step, "single" one drawn network.
         score: what a network is chosen by: "sensitivity" (each option's measured loss) or "probability" (their log).
-        norm_batches, loss_batches: for re-estimating BatchNorm and for the loss, per option measured.
+        norm_batches, loss_batches: for re-estimating BatchNorm and for the loss, per option or network measured.
+        refine: networks to score in an evolution around the one found; 0 is none. See `refine`.
+        population: of a generation of it.
+        as_published: the papers' search as far as it is public, see `bitsmith.search.supernet.published`: a soft cost
+            in the loss in place of budgets, the temperature by epoch, choices after the weights of every epoch, the
+            most likely options in the end. One budget, which names the cost; it isn't enforced.
+        soft_cost: alpha and beta of it.
     """
 
     plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=20, lr=0.1, schedule="cosine", warmup=0.05))
@@ -66,28 +74,45 @@ class Supernet:
     score: Literal["sensitivity", "probability"] = "sensitivity"
     norm_batches: int = 20
     loss_batches: int = 32
+    refine: int = 0
+    population: int = 20
+    as_published: bool = False
+    soft_cost: tuple[float, float] = (0.2, 0.6)
 
     def __post_init__(self) -> None:
         if self.plan.distill or self.plan.ema:
             raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
+        if not 0 < self.falling <= 1:
+            raise RecipeError(f"falling is a share of the search behind weights_first, 0..1, got {self.falling}")
         if not 0 <= self.weights_first < 1:
             raise RecipeError(f"weights_first is a share of the search, 0..1, got {self.weights_first}")
         for name in ("architecture_every", "norm_batches", "loss_batches"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} of the supernet must be at least 1, got {getattr(self, name)}")
+        if self.refine < 0 or self.population < 2:
+            raise RecipeError(
+                f"refine takes a number of evaluations from 0 on and population at least 2, got {self.refine} and "
+                f"{self.population}"
+            )
+        if self.as_published and (self.refine or self.path != "mixture"):
+            raise RecipeError("as published, the whole supernet is trained and nothing is refined")
+        if self.plan.compile == "network":
+            raise RecipeError(
+                "the supernet mixes anew in every step, so it can't be compiled as a whole; take compile: quantizers"
+            )
         if min(self.temperature) <= 0:
             raise RecipeError(f"temperature of the supernet must be positive, got {list(self.temperature)}")
 
     @property
     def name(self) -> str:
-        return "supernet"
+        return "supernet-as-published" if self.as_published else "supernet"
 
     @property
     def epochs(self) -> float:
         return self.plan.epochs
 
     def check(self, space: Any, budgets: Sequence[Budget], *, trained: bool) -> None:
-        """Refuse other spaces, what can't share weights, and budgets that no network meets."""
+        """Refuse other spaces, what can't share weights, and budgets that no network meets (as published: several)."""
         if not isinstance(space, Mobile):
             raise RecipeError(
                 "the supernet searches whole networks of a mobile space, not the bits of a given network; "
@@ -96,7 +121,15 @@ class Supernet:
         check_shareable(space)
         if space.count() == 1:
             raise RecipeError("there is nothing to search: the space has one network; allow more options")
-        Discretizer(space, budgets).check()
+        if not self.as_published:
+            Discretizer(space, budgets).check()
+            return
+        expected_costs(space, [budget.cost for budget in budgets])
+        if len(budgets) != 1 or not is_decided(space, budgets[0].cost):
+            raise RecipeError(
+                "as published, the loss has one soft cost, that of the budget: give one budget, on a cost in which "
+                "networks of the space differ"
+            )
 
     def search(self, problem: Problem) -> Found:
         """Find a network inside every budget; `state` is its part of the supernet.
@@ -106,22 +139,9 @@ class Supernet:
             RecipeError: a space that can't be searched.
             TrainingError: the loss is not finite.
         """
-        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
-        loop = Loop(
-            stage=f"search {self.name} at {', '.join(map(str, problem.budgets))}",
-            task=problem.task,
-            split=problem.task.data.train,
-            plan=self.plan,
-            epoch_seed=partial(derive, problem.seed, "search batches"),
-            settings=self._settings(problem),
-            checkpoint=problem.folder / "search.checkpoint" if problem.folder else None,
-            checkpoint_seconds=problem.checkpoint_seconds,
-            watch=problem.watch,
-        )
-        with on_threads(loop.mode.threads):
-            learner = SupernetLearner(self, problem, loop)
-            history = loop.run(learner)
-            learned = time.monotonic()
+        learner, history = self._learn(problem)
+        learned = time.monotonic()
+        with on_threads(learner.loop.mode.threads):
             best, details = self._decide(learner, problem)
             state = inherited(learner.network, best, problem.task, self._scoring(problem)).state_dict()
         return Found(
@@ -134,13 +154,29 @@ class Supernet:
             state=state,
         )
 
-    def _settings(self, problem: Problem) -> dict[str, Any]:
-        """What a checkpoint must agree in to be gone on from."""
-        space: Mobile = problem.space
-        text = f"{dump_mobile_space(space.description)} {space.input_shape} {space.outputs} {space.quantizer}"
-        values = asdict(self) | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]}
-        values |= {"temperature": list(self.temperature), "graph": hashlib.sha256(text.encode()).hexdigest()}
-        return values
+    def learn(self, problem: Problem) -> SharedNetwork:
+        """The trained supernet, for methods of your own that score blueprints by its weights.
+
+        With the folder of a search that got as far, it is that search's.
+
+        Raises:
+            BudgetError, RecipeError, TrainingError: as `search`.
+
+        Example:
+            >>> network = Supernet().learn(problem)
+            >>> score_inherited(network, problem.space.sample(generator), problem.task, Scoring())
+        """
+        return self._learn(problem)[0].network
+
+    def _learn(self, problem: Problem) -> tuple[SupernetLearner, History]:
+        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        loop = open_loop(self, problem, depends_on=_identity(problem.space))
+        with on_threads(loop.mode.threads):
+            learner = SupernetLearner(self, problem, loop)
+            history = loop.run(learner)
+            with torch.no_grad():
+                learner.network.present = dict(learner.probabilities())
+        return learner, history
 
     def _scoring(self, problem: Problem) -> Scoring:
         return Scoring(
@@ -155,8 +191,9 @@ class Supernet:
         """The network that a trained supernet stands for, and what it was decided by."""
         space: Mobile = problem.space
         p: Mapping[str, Tensor] = learner.probabilities()
-        learner.network.present = dict(p)
         details: dict[str, Any] = {"probabilities": {name: values.tolist() for name, values in p.items()}}
+        if self.as_published:
+            return space.decode(np.array([int(values.argmax()) for values in p.values()])), details
         if self.score == "probability":
             penalties: dict[str, np.ndarray] = {
                 name: -values.double().clamp_min(1e-12).log().cpu().numpy() for name, values in p.items()
@@ -167,10 +204,32 @@ class Supernet:
                 p,
                 problem.task,
                 self._scoring(problem),
-                stage=f"sensitivities at {', '.join(map(str, problem.budgets))}",
+                stage=f"sensitivities {at(problem)}",
                 folder=problem.folder,
                 watch=problem.watch,
             )
             details["option_losses"] = losses
             penalties = to_penalties(space, losses)
-        return Discretizer(space, problem.budgets).best(penalties), details
+        best = Discretizer(space, problem.budgets).best(penalties)
+        if self.refine:
+            refined = refine(
+                learner.network,
+                best,
+                problem.budgets,
+                penalties,
+                problem.task,
+                self._scoring(problem),
+                evaluations=self.refine,
+                population=self.population,
+                stage=f"refinement {at(problem)}",
+                folder=problem.folder,
+                watch=problem.watch,
+            )
+            best, details["refinement"] = refined.best, refined.details
+        return best, details
+
+
+def _identity(space: Mobile) -> dict[str, Any]:
+    """What of a space a checkpoint must agree in to be gone on from."""
+    text = f"{dump_mobile_space(space.description)} {space.input_shape} {space.outputs} {space.quantizer}"
+    return {"graph": hashlib.sha256(text.encode()).hexdigest()}

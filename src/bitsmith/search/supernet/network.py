@@ -205,7 +205,9 @@ def check_shareable(space: Mobile) -> None:
     for s, stage in enumerate(description.stages, start=1):
         if stage.blocks[0] == 0:
             raise RecipeError(
-                f"stage {s}: the supernet needs at least one block in every stage; make the fewest blocks 1"
+                f"stage {s}: the supernet needs at least one block in every stage, since behind one that vanishes the "
+                "next would read what the stage before it happens to give, a stream or not, and its grids and costs "
+                "depend on that; make the fewest blocks 1, or give the stage before more blocks in its place"
             )
     if 1 in (*description.activation_bits, description.ends):
         raise RecipeError(

@@ -33,12 +33,16 @@ class Scoring:
     Args:
         norm_batches: of training data, that re-estimate BatchNorm.
         loss_batches: of search data, the same for all.
+        loss_start: batches of search data to leave out before them.
+        loss_size: images per batch of the loss; 0 is batch_size.
     """
 
     norm_batches: int = 20
     loss_batches: int = 32
     batch_size: int = 128
     seed: int = 0
+    loss_start: int = 0
+    loss_size: int = 0
 
 
 @torch.no_grad()
@@ -147,7 +151,8 @@ def to_penalties(space: Mobile, losses: Mapping[str, list[float]]) -> dict[str, 
 def _loss(network: torch.nn.Module, task: Task, scoring: Scoring) -> float:
     device = next(network.parameters()).device
     total, images = 0.0, 0
-    batches = task.data.search.batches(batch_size=scoring.batch_size, seed=scoring.seed)
+    size = scoring.loss_size or scoring.batch_size
+    batches = task.data.search.batches(batch_size=size, seed=scoring.seed, start=scoring.loss_start)
     for x, y in islice(batches, scoring.loss_batches):
         loss = task.compute_loss(network(x.to(device)).float(), y.to(device), smooth=False)
         total, images = total + float(loss) * len(y), images + len(y)
