@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import onnx
 from PIL import Image
 
 from bitsmith.recipe import make_method, read_recipe
+from bitsmith.report import read_record
 
 
 def test_the_stages_one_by_one(bitsmith, tmp_path):
@@ -43,15 +45,65 @@ def test_the_stages_one_by_one(bitsmith, tmp_path):
 
 
 def test_as_published_beside_its_baselines(bitsmith, tmp_path):
-    """Float ends are searched, compared and reported; no integer file is claimed of them."""
+    """Float ends and sums are searched, exported and verified, and the file says what is float in it."""
     options = ["--model", "resnet8_slim", "--data", "digits", "--budget", "bitops=900M", "--weight-bits", "1,2,3,4"]
     options += ["--activation-bits", "2,3,4", "--as-published", "--epochs", "1", "--train-epochs", "1", "--out", "a"]
     rows = json.loads(bitsmith("search", *options, "--json", cwd=tmp_path).stdout)
     assert [row["name"] for row in rows] == ["composite-as-published", "uniform", "uniform+fill"]
     assert all(row["bits"]["conv1"] == row["bits"]["fc"] == [32, 32] for row in rows)
     bitsmith("train", "a", "--quiet", cwd=tmp_path)
-    assert "no integer file to write" in bitsmith("export", "a", cwd=tmp_path).stderr.replace("\n", " ")
-    assert json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path).stdout) == {"ok": True, "artefacts": []}
+    said = " ".join(bitsmith("export", "a", cwd=tmp_path).stderr.split())
+    assert "all integer but 2 float layers: conv1, fc and float sums between layers" in said
+    verified = json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path).stdout)
+    assert verified["ok"]
+    assert [artefact["excluded"] for artefact in verified["artefacts"]] == [["conv1", "fc"]] * 3
+    assert all(artefact["largest_difference"] < 1e-3 for artefact in verified["artefacts"])
+
+
+FLOAT_RECIPE = """
+model: {spec: "nets:make"}
+data: {source: digits}
+space: {weight_bits: [2, 4, 8], pins: {classifier: float}}
+budgets: ["weights=1800B"]
+method: {name: uniform}
+baselines: []
+train: {epochs: 1, batch_size: 64}
+"""
+
+
+def test_a_run_with_a_float_classifier(bitsmith, tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from collections import OrderedDict\n"
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(OrderedDict(\n"
+        "        stem=nn.Conv2d(1, 8, 3), a=nn.ReLU(), conv=nn.Conv2d(8, 8, 3, stride=2), b=nn.ReLU(),\n"
+        "        f=nn.Flatten(), classifier=nn.Linear(32, 10)))\n"
+    )
+    (tmp_path / "r.yaml").write_text(FLOAT_RECIPE)
+    said = " ".join(bitsmith("run", "r.yaml", "--out", "a", cwd=tmp_path).stderr.split())
+    assert "all integer but 1 float layer: classifier" in said
+    found = read_record(tmp_path / "a")
+    row, check = found.rows[0], found.verification[0]
+    assert row.bits == "w4-8+float a8+float"
+    assert row.source == "onnx"
+    assert row.costs["weights"] == 72 + 576 / 2 + 4 * 320  # at 8, 4 and 32 bits
+    assert (check.integer_layers, check.float_layers, check.ok) == (2, 1, True)
+    assert check.level.startswith("all integer but 1 float layer: classifier; layer by layer")
+    bits = {layer.name: (layer.weight_bits, layer.activation_bits) for layer in found.layers[row.folder]}
+    assert bits["classifier"] == (32, 32)
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "all integer but 1 float layer: classifier" in page
+    assert "bit-identical" not in page
+    artefact = json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path).stdout)["artefacts"][0]
+    assert artefact["excluded"] == ["classifier"]
+    path = tmp_path / "a" / row.folder / "model.onnx"
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == "classifier.weight")
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+    onnx.save(model, path)
+    broken = json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path, check=1).stdout)["artefacts"][0]
+    assert broken["first_difference"] == "classifier"
 
 
 def test_cost_prints_the_published_counts(bitsmith):

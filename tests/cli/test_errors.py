@@ -57,7 +57,7 @@ WRONG = [
     ([*SEARCH, *FITS, "--pin", "layer1.0.conv3=8"], 1, "did you mean layer1.0.conv"),
     ([*SEARCH, *FITS, "--pin", "*z*=8"], 1, "matches no layer"),
     ([*SEARCH, *FITS, "--pin", "fc=8", "--pin", "fc=4"], 1, "--pin gives 'fc' both 8 and 4"),
-    ([*SEARCH, *FITS, "--pin", "fc=float"], 1, "layer 'fc' would stay float"),
+    ([*SEARCH, *FITS, "--pin", "fc=float", "--target", "c"], 1, "layer 'fc' would stay float"),
     ([*SEARCH, *FITS, "--ends", "some"], 1, "--ends takes one number of bits, or 'free'"),
     ([*SEARCH, *FITS, "--weight-bits", "2;4"], 1, "--weight-bits takes numbers with commas between"),
     ([*SEARCH, *FITS, "--weight-bits", "0,4"], 1, "weight bits must be 1..8"),

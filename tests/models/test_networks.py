@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from bitsmith.models import MODELS, edmips_resnet18, resnet8, resnet20
+from bitsmith.models import MODELS, edmips_resnet18, mobilenet_v2_small, resnet8, resnet20
 
 
 def _weights(net):
@@ -156,3 +156,19 @@ def test_weights_start_with_kaimings_deviation():
         conv = net.layer3[0].conv1
         n = (conv.in_channels if fan == "in" else conv.out_channels) * 9
         assert conv.weight.std().item() == pytest.approx((2 / n) ** 0.5, rel=0.02)
+
+
+def test_mobilenet_v2_small_has_torchvisions_blocks():
+    rows = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 64, 2, 2]]
+    theirs = torchvision.models.MobileNetV2(num_classes=10, inverted_residual_setting=rows)
+    net = mobilenet_v2_small()
+    assert _weights(net) == 124_096
+    assert _macs(net, (3, 32, 32)) == 9_154_432
+
+    def shapes(layers):
+        found = [m for layer in layers for m in layer.modules() if isinstance(m, nn.Conv2d)]
+        return [(tuple(m.weight.shape), m.stride, m.padding, m.groups) for m in found]
+
+    # Rows 2 to 4; the first reads another stem. And as many residuals.
+    assert shapes(list(net.blocks)[1:]) == shapes(list(theirs.features)[2:8])
+    assert [block.adds for block in net.blocks][1:] == [block.use_res_connect for block in theirs.features[2:8]]

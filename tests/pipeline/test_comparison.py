@@ -72,21 +72,78 @@ def test_a_plain_recipe_is_a_comparison():
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted([*SHIPPED.glob("*.yaml"), *SHIPPED.glob("comparisons/*.yaml")])
-MOBILE = [path for path in RECIPES if "kind: mobile" in path.read_text()]
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in MOBILE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_can_be_compared(recipe):
     assert read_comparison(recipe).total_epochs() > 0
 
 
-def test_mobile_spaces_are_refused():
-    assert MOBILE
-    for recipe in MOBILE:
-        with pytest.raises(RecipeError, match="a mobile space has no baselines yet"):
-            read_comparison(recipe)
-    with pytest.raises(RecipeError, match="a mobile space has no baselines yet"):
-        comparison(spaces={"bits": {}, "whole": {"kind": "mobile", "preset": "mobile-32"}})
+MOBILE = {
+    "kind": "mobile",
+    "description": {
+        "stem": {"channels": 4},
+        "stages": [{"channels": [4, 8], "blocks": [1, 2], "kernels": 3, "expansions": [1, 2]}],
+    },
+}
+SEARCH = {"name": "supernet", "plan": {"epochs": 6, "batch_size": 64}, "norm_batches": 1, "loss_batches": 1}
+ARENAS = {
+    "slim": {"model": "resnet8_slim", "methods": ["composite", "uniform", "uniform+fill"]},
+    "two or eight": {"weight_bits": [2, 8], "methods": ["uniform"]},
+    "other": {"model": {"spec": "resnet8"}, "methods": ["uniform+fill"]},
+    "whole": {**MOBILE, "methods": ["supernet", "random", "random (2)"]},
+}
+SEVERAL = {"methods": [SEARCH, VALUES["methods"][0], {"name": "random", "draws": 2}], "budgets": ["size=40kB"]}
+
+
+def test_spaces_may_have_models_and_methods_of_their_own(tmp_path):
+    """Equal training: whoever has no float network to start from trains for its epochs too."""
+    several = comparison(spaces=ARENAS, **SEVERAL)
+    found = plan(several)
+    runs = {(run.space, run.method): run for run in found.runs if run.seed == 0}
+    assert set(runs) == {(space, method) for space, arena in ARENAS.items() for method in arena["methods"]}
+    assert found.left_out == ()
+    assert {space: run.recipe.model.spec for (space, _), run in runs.items()} == {
+        "slim": "resnet8_slim", "two or eight": "resnet8_slim", "other": "resnet8", "whole": "mobile",
+    }  # fmt: skip
+    assert (found.epochs, found.float_epochs, found.from_scratch) == (11, 4, ("whole",))
+    assert {run.epochs for run in found.runs if run.space != "whole"} == {11}
+    assert {run.epochs for run in found.runs if run.space == "whole"} == {15}
+    assert runs["whole", "supernet"].recipe.train.epochs == 9
+    assert runs["whole", "supernet"].recipe.start == "search"
+    assert {run.floats for run in found.runs if run.space in ("slim", "two or eight")} == set(
+        map(Path, ("float/seed0", "float/seed1"))
+    )
+    assert runs["other", "uniform+fill"].floats == Path("float/other/seed0")
+    assert runs["whole", "random"].floats is None
+    assert {path.as_posix(): recipe.model.spec for path, recipe in found.floats.items()} == {
+        "float/seed0": "resnet8_slim", "float/seed1": "resnet8_slim",
+        "float/other/seed0": "resnet8", "float/other/seed1": "resnet8",
+    }  # fmt: skip
+    assert [runs["whole", name].recipe.method["index"] for name in ("random", "random (2)")] == [0, 1]
+    assert {run.method: run.kind for run in found.runs if run.space == "whole"} == {
+        "supernet": "found", "random": "baseline", "random (2)": "baseline",
+    }  # fmt: skip
+    assert found.all_epochs == 2 * (3 * 11 + 11 + 11 + 3 * 15) + 4 * 4
+    (tmp_path / "c.yaml").write_text(dump_comparison(several))
+    assert read_comparison(tmp_path / "c.yaml") == several
+
+
+def test_what_a_kind_of_space_does_not_take_is_left_out_with_the_way_out():
+    found = plan(comparison(spaces={"bits": {}, "whole": MOBILE}, **SEVERAL))
+    reasons = {(line.method, line.space): line.reason for line in found.left_out if line.space}
+    assert "search with method: composite" in reasons["supernet", "bits"]
+    assert "a mobile space holds many networks; search it with method: supernet" in reasons["composite", "whole"]
+    runs = {(run.method, run.space) for run in found.runs}
+    assert runs >= {(m, s) for m in ("uniform", "uniform+fill", "random", "random (2)") for s in ("bits", "whole")}
+    assert runs >= {("supernet", "whole"), ("composite", "bits"), ("sensitivity", "bits")}
+    assert ("sensitivity", "whole") not in runs | set(reasons)
+
+
+def test_a_recipe_of_a_mobile_space_is_a_comparison():
+    found = parse_comparison({"data": {"source": "digits"}, "space": MOBILE, "budgets": ["size=20kB"]}, "x")
+    assert labels(found) == ["supernet", "uniform", "uniform+fill", "random"]
+    assert found.float_epochs() == 0
 
 
 def test_it_comes_back_unchanged(tmp_path):
@@ -117,6 +174,12 @@ def test_the_command_line_changes_it():
         ({"spaces": {}}, "spaces"),
         ({"spaces": {"..": {}}}, "spaces"),
         ({"spaces": {"a": {"bits": 3}}}, "space.bits"),
+        ({"spaces": {"a": {"methods": ["best"]}}}, "spaces.a.methods: best is none of the methods composite, sens"),
+        ({"spaces": {"a": {"methods": ["uniform"]}}}, r"spaces: uniform\+fill is compared in none of them"),
+        ({"spaces": {"a": {**MOBILE, "model": "resnet8"}}}, "a mobile space has no model"),
+        ({"spaces": {"a": MOBILE}, "narrowed": [2], "methods": ["random"]}, "every space here is a mobile one"),
+        ({"methods": [{"name": "composite", "draws": 2}]}, "draws belongs to"),
+        ({"methods": [{"name": "random", "label": "random (2)"}]}, "the name of a baseline, and this is random"),
         ({"narrowed": [9]}, "narrowed"),
         ({"narrowed": {"weight_bits": [2], "budgets": ["size=1kB"]}}, "size=1kB is none of the budgets"),
         ({"budgets": ["size=1"]}, "can't be in 'a bare number'"),

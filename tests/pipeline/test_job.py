@@ -203,7 +203,7 @@ def test_stages_say_what_is_missing(tmp_path):
         RunFolder.create(run.path, recipe(seed=5))
 
 
-def test_as_published_keeps_float_ends_and_claims_no_integers(tmp_path):
+def test_as_published_keeps_float_ends_and_sums_in_its_file(tmp_path):
     values = recipe(
         method={"name": "composite", "as_published": True, "plan": {"epochs": 1, "batch_size": 64}},
         space={"weight_bits": [1, 2, 3, 4], "activation_bits": [2, 3, 4]},
@@ -218,5 +218,7 @@ def test_as_published_keeps_float_ends_and_claims_no_integers(tmp_path):
     assert entry.name == "composite-as-published"
     assert blueprint.quantizer == "hwgq"
     assert (blueprint.bits["conv1"].weight, blueprint.bits["fc"].activation) == (32, 32)
-    assert not (job.run.folder(entry) / "model.onnx").exists()
-    assert read_record(tmp_path).rows[0].source == "torch"
+    assert (job.run.folder(entry) / "model.onnx").exists()
+    found = read_record(tmp_path)
+    assert found.rows[0].source == "onnx"
+    assert "float sums between layers" in found.verification[0].level

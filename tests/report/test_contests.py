@@ -73,10 +73,10 @@ def test_what_is_against_us_is_said():
     assert verdict.outcome == "against"
     assert verdict.high < 0
     assert "loses 10.00 [" in verdict.text
-    assert "the baseline is better, shown (3 seeds, indicative)" in verdict.text
+    assert "the other is better, shown (3 seeds, indicative)" in verdict.text
     # The interval of a loss is printed as one.
     assert f"[{-100 * verdict.high:.2f}, {-100 * verdict.low:.2f}]" in verdict.text
-    assert "the baseline is better in 1" in summarize_verdicts(field.verdicts())
+    assert "the other is better in 1" in summarize_verdicts(field.verdicts())
 
 
 def test_a_tie_is_not_shown():
@@ -98,6 +98,31 @@ def test_a_baseline_of_fewer_seeds_is_not_chosen_by_its_luck():
     assert verdict.seeds == [0, 1, 2]
 
 
+def test_the_best_of_the_others_is_a_rival_too_where_it_was_searched():
+    field = Field().add("uniform", [700] * 3).add("composite", [720] * 3, kind="found")
+    verdicts = field.add("supernet", [760] * 3, kind="found", space="mobile").verdicts()
+    assert [(v.ours.method, v.theirs.method) for v in verdicts] == [
+        ("composite", "uniform"), ("composite", "supernet"), ("supernet", "uniform"), ("supernet", "composite"),
+    ]  # fmt: skip
+    assert "composite in all loses 4.00" in verdicts[1].text
+    assert "supernet in mobile" in verdicts[1].text
+
+
+def test_against_the_mean_of_several_random_draws():
+    """Of its own space and with every draw's seed; the best draw is a baseline like the others."""
+    field = Field().add("random", [700, 710, 900], space="mobile").add("random (2)", [740, 730], space="mobile")
+    field.add("random", [100] * 3, space="bits").add("supernet", [750] * 3, kind="found", space="mobile")
+    best, mean = field.verdicts()
+    assert (best.theirs.method, best.theirs.space) == ("random", "mobile")
+    assert mean.theirs.method == "mean of 2 random"
+    assert mean.seeds == [0, 1]
+    assert mean.gain == pytest.approx((750 - 720) / IMAGES)
+    assert mean.low < mean.gain < mean.high
+    # One draw alone is a baseline and no mean.
+    alone = Field().add("random", [700] * 3).add("supernet", [750] * 3, kind="found")
+    assert [v.theirs.method for v in alone.verdicts()] == ["random"]
+
+
 def test_only_common_seeds_are_paired():
     field = Field().add("uniform", [700, 710], seeds=[1, 2]).add("composite", [750] * 3, kind="found")
     verdict = field.verdicts()[0]
@@ -116,7 +141,7 @@ def test_the_same_network_is_called_so():
     assert (
         verdict.text == "At size=20kB composite is the same network as uniform (3 seeds): there is nothing to compare."
     )
-    assert "1 found the baseline's own network" in summarize_verdicts([verdict])
+    assert "1 found the other's own network" in summarize_verdicts([verdict])
 
 
 def test_the_same_network_trained_otherwise_is_no_gain_of_the_search_but_its_scores_are_said():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bitsmith.blueprint import Bits, Blueprint, Budget, Options
 from bitsmith.cost import COSTS, Cost, exact, fits
 from bitsmith.errors import BudgetError, TrainingError
-from bitsmith.search.allocate import allocate, reachable
+from bitsmith.search.allocate import allocate
+from bitsmith.search.feasible import reachable
 from bitsmith.space.precision import Precision, precision
 
 SETS = st.sampled_from([(2,), (8,), (2, 4), (4, 8), (1, 3, 8), (2, 5, 8)])
@@ -135,7 +136,7 @@ def test_small_differences_of_penalty_decide():
     penalty = {name: np.zeros(shape) for name, shape in zip(space.options, space.sizes, strict=True)}
     penalty["conv1"][:] = [[2e-9], [1e-9]]
     penalty["conv2"][:] = [[1.5e-9], [1e-9]]
-    low, _ = reachable(space, "weights")
+    low, _ = reachable(space, ["weights"])["weights"]
     one_raise = 2 * 4 * 4 * 9 // 8
     found = allocate(space, penalty, [Budget(cost="weights", limit=low + one_raise)])
     assert (found.bits["conv1"].weight, found.bits["conv2"].weight) == (4, 2)
@@ -145,7 +146,7 @@ def test_small_differences_of_penalty_decide():
 def test_a_limit_is_met_exactly_and_one_unit_less_is_not(cost):
     space = precision(graphs.blueprint(graphs.resnet8()), (2, 3, 4), (4, 8))
     penalty = {n: -np.add.outer(o.weight, o.activation).astype(float) for n, o in space.options.items()}
-    low, high = reachable(space, cost)
+    low, high = reachable(space, [cost])[cost]
     found = allocate(space, penalty, [Budget(cost=cost, limit=low)])
     assert exact(cost, found.graph, found.bits) == low
     with pytest.raises(BudgetError, match=f"{cost} is at least"):
@@ -276,4 +277,4 @@ def test_failed_measurements_are_refused(bad):
 def test_reachable_by_enumeration(space):
     for cost in COSTS:
         values = [exact(cost, bp.graph, bp.bits) for bp in everything(space)]
-        assert reachable(space, cost) == (min(values), max(values))
+        assert reachable(space, [cost])[cost] == (min(values), max(values))

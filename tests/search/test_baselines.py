@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import COSTS, exact, fits
 from bitsmith.errors import BudgetError
-from bitsmith.search.baselines import fill, largest_uniform, least, random_inside
+from bitsmith.search.baselines import fill, largest_uniform, random_inside
+from bitsmith.search.feasible import least
 from bitsmith.space.precision import Precision, precision
 
 

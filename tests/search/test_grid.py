@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bitsmith.blueprint import Budget
 from bitsmith.cost import exact, fits
 from bitsmith.errors import BudgetError, RecipeError, RunError
-from bitsmith.search import GridSearch, Problem, blueprints_inside, evaluate_blueprint, least, uniform_points
+from bitsmith.search import GridSearch, Problem, blueprints_inside, evaluate_blueprint, least
 from bitsmith.space import precision
 from bitsmith.testing import example_problem
 from bitsmith.train import Event, TrainPlan
@@ -72,10 +72,10 @@ def test_training_changes_the_scores(few):
 
 def test_uniform_points():
     problem = example_problem()
-    points = uniform_points(problem.space)
+    points = list(problem.space.uniforms())
     assert len(points) == 16  # bits 1, 2, 4, 8 of weights times those of activations
     pinned = precision(problem.space.template, (2, 4), (8,), pins=dict.fromkeys(["a.0", "b.0", "tail.0", "deep.0"], 4))
-    assert len(uniform_points(pinned)) == 1
+    assert len(pinned.uniforms()) == 1
 
 
 def test_too_many_are_refused_with_their_number(few):

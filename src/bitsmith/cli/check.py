@@ -44,7 +44,7 @@ from bitsmith.pipeline.estimate import estimate
 from bitsmith.pipeline.reach import Reach, problem_of, reach
 from bitsmith.pipeline.verbs import bare_template
 from bitsmith.recipe import Recipe, SpaceSection, read_recipe, suited_space
-from bitsmith.space import Mobile, narrowed, precision
+from bitsmith.space import narrowed, precision
 
 
 @app.command()
@@ -101,11 +101,6 @@ def check(
 def _check_run(wanted: Recipe, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = pipeline.prepare(RunFolder.create(Path(folder), wanted))
-    if isinstance(job.space, Mobile):
-        raise RecipeError(
-            "check tells how far bits of a given network reach; of a mobile space, bitsmith search refuses budgets "
-            "that no network meets, before it trains anything"
-        )
     with progress(as_json) as watch:
         pipeline.estimate_ahead(job, watch)
     rows = [row for row in reach(job.space, [b for line in wanted.budget_sets() for b in line]) if row.budget]
@@ -113,12 +108,13 @@ def _check_run(wanted: Recipe, as_json: bool) -> None:
     result = {
         "ok": not problem,
         "target": job.target.name,
+        "space": job.space.kind,
         "layers": len(job.graph.layers),
         "choices": job.space.count(),
         "notes": list(job.notes),
         "method": job.method.name,
         "budgets": [_row(row) for row in rows],
-        "refused": job.target.refused(job.graph),
+        "refused": list(dict.fromkeys(text for graph in job.space.graphs for text in job.target.refused(graph))),
         "problem": problem,
         "seconds": {
             "float": expected.float_seconds,

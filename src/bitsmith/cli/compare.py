@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +22,11 @@ from bitsmith.cli.settings import typed_command
 from bitsmith.cli.show import err, out, say
 from bitsmith.errors import RunError
 from bitsmith.pipeline.compare import compare as compare_all
-from bitsmith.pipeline.compare_plan import LeftOut, Plan, plan
+from bitsmith.pipeline.compare_hours import estimate_hours
+from bitsmith.pipeline.compare_plan import Plan, plan
 from bitsmith.pipeline.compare_pool import LOG, State
 from bitsmith.pipeline.comparison import Comparison, change, read_comparison
+from bitsmith.pipeline.planned import LeftOut
 from bitsmith.report.compared import Compared, Missing, read_compared
 from bitsmith.report.contests import name_of
 from bitsmith.report.plot import spoken_metric
@@ -42,6 +44,9 @@ def compare(
     epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
     float_epochs: Annotated[int | None, typer.Option(help="Epochs of the float network.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what they take; do nothing.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="With --dry-run: time a few steps, and tell the core-hours.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +65,10 @@ def compare(
     )
     tell = say(quiet or as_json)
     if dry_run:
-        _print_plan(comparison, plan(comparison, tell), workers)
+        laid_out = plan(comparison, tell)
+        _print_plan(comparison, laid_out, workers)
+        if estimate:
+            _print_hours(estimate_hours(laid_out))
         return
     folder = out_folder or Path("runs") / recipe.stem
     with _bars(quiet or as_json) as watch:
@@ -92,12 +100,25 @@ def _print_plan(comparison: Comparison, laid_out: Plan, workers: int) -> None:
         table.add_row(escape(method), escape(space), ", ".join(seeds), budgets, search, training)
     out.print(table)
     floats = f", after {laid_out.float_epochs} of a float network" if laid_out.float_epochs else ""
+    if laid_out.from_scratch:
+        floats += f" (in {', '.join(laid_out.from_scratch)}, which has none, as many more)"
     out.print(
         f"{laid_out.epochs:g} epochs for every low-precision network, its search included{floats}; "
         f"{laid_out.all_epochs:g} epochs in all" + (f", shared out to {workers} workers" if workers > 1 else "") + ".",
         soft_wrap=True,
     )
     _print_missing("left out", laid_out.left_out, several=len(comparison.spaces) > 1)
+
+
+def _print_hours(hours: Mapping[tuple[str, str], float]) -> None:
+    table = Table(title="core-hours on this machine, if nothing is compiled")
+    table.add_column("space")
+    table.add_column("method")
+    table.add_column("hours", justify="right")
+    for (space, method), value in hours.items():
+        table.add_row(escape(space), escape(method), f"{value:.2f}")
+    out.print(table)
+    out.print(f"About {sum(hours.values()):.1f} core-hours in all.", soft_wrap=True)
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def search(
     method: Annotated[
         str, typer.Option(help="composite, sensitivity, grid, uniform, random, or package.module:Name.")
     ] = "composite",
-    as_published: Annotated[bool, typer.Option(help="Composite as its paper has it.")] = False,
+    as_published: Annotated[bool, typer.Option(help="Composite or supernet as the papers have it.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the search.")] = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
     float_epochs: Annotated[int | None, typer.Option(help="Train the float network first; default: don't.")] = None,
@@ -306,10 +306,14 @@ def method_section(name: str, as_published: bool, epochs: int | None) -> dict[st
     settings: dict[str, Any] = {"name": name}
     if name == "grid" and not as_published and epochs is not None:  # of each blueprint
         return settings | {"plan": {"epochs": epochs}}
-    if name != "composite":
+    if name == "supernet" and as_published:  # as FBNet: SGD by a cosine; choices wait for 10 of 90 epochs
+        plan = {"epochs": epochs or 90, "batch_size": 256, "schedule": "cosine", "warmup": 0.0}
+        return settings | {"as_published": True, "plan": plan, "weights_first": 0.111}
+    if name not in ("composite", "supernet"):
         if as_published or epochs is not None:
             raise RecipeError(
-                f"--as-published belongs to --method composite, --epochs to composite and grid, not to {name!r}"
+                "--as-published belongs to --method composite and supernet, --epochs to these and grid, not to "
+                f"{name!r}"
             )
         return settings
     if as_published:  # the paper's training: SGD, lr .1, a tenth after every 10 epochs (25 of them)

@@ -19,7 +19,7 @@ from bitsmith.pipeline import Job
 from bitsmith.pipeline.estimate import Estimate, estimate
 from bitsmith.pipeline.reach import Reach
 from bitsmith.report import Record, front_cost, on_front, read_record
-from bitsmith.space import Precision
+from bitsmith.space import Mobile, Space
 from bitsmith.train import Event
 
 out = Console()
@@ -157,28 +157,29 @@ def print_check(job: Job, rows: list[Reach], expected: Estimate) -> None:
     )
 
 
-def print_fit(space: Precision, target: Target, rows: list[Reach], notes: Sequence[str]) -> None:
+def print_fit(space: Space, target: Target, rows: list[Reach], notes: Sequence[str]) -> None:
     _print_captured(notes, space, target)
     out.print(_reaches(rows))
 
 
-def _print_captured(notes: Sequence[str], space: Precision, target: Target) -> None:
+def _print_captured(notes: Sequence[str], space: Space, target: Target) -> None:
     for note in notes:
         out.print(f"note: {escape(note)}", soft_wrap=True)
-    refused = target.refused(space.template.graph)
+    refused = [text for graph in space.graphs for text in target.refused(graph)]
     lowered = "" if refused else ", every operator can be lowered to integers"
+    mobile = isinstance(space, Mobile)
+    what = "Mobile space: up to" if mobile else "Captured:"
+    count = _count(space.count(), "network" if mobile else "choice", "" if mobile else " of bits")
     out.print(
-        f"Captured: {len(space.options)} priced layers{lowered}; {_choices(space.count())} for target "
-        f"{escape(target.name)}.",
-        soft_wrap=True,
+        f"{what} {len(space.options)} priced layers{lowered}; {count} for target {escape(target.name)}.", soft_wrap=True
     )
 
 
-def _choices(count: int) -> str:
+def _count(count: int, what: str, rest: str) -> str:
     """How many, exactly where that can be read."""
     if count == 1:
-        return "one choice of bits"
-    return f"{count:,} choices of bits" if count < 10**12 else f"more than 10^{len(str(count - 1)) - 1} choices of bits"
+        return f"one {what}{rest}"
+    return (f"{count:,}" if count < 10**12 else f"more than 10^{len(str(count - 1)) - 1}") + f" {what}s{rest}"
 
 
 def _reaches(rows: list[Reach]) -> Table:

@@ -72,6 +72,8 @@ def _artefacts(job: Job) -> list[dict[str, Any]]:
                     "accuracy": min(check["accuracy_onnxruntime"].values()),
                     "integer_layers": check["integer_layers"],
                     "float_layers": check["float_layers"],
+                    "excluded": check.get("excluded", []),
+                    "largest_difference": max(check.get("largest_difference", {"": 0.0}).values()),
                     "first_difference": check["first_difference"],
                     "problems": check["problems"],
                     "may_saturate_without_vnni": check["flagged"],

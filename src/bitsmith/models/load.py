@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from bitsmith.errors import RecipeError
 from bitsmith.models.edmips import edmips_resnet18
 from bitsmith.models.importing import FAILURES, import_users
+from bitsmith.models.mobilenet import mobilenet_v2_small
 from bitsmith.models.resnet import resnet8, resnet20
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
     "resnet8_slim": partial(resnet8, width=8),  # a quarter of the work: for demos
     "resnet20": resnet20,
+    "mobilenet_v2_small": mobilenet_v2_small,
     "edmips_resnet18": edmips_resnet18,
 }
 

@@ -13,13 +13,14 @@ import numpy as np
 from bitsmith.blueprint import Blueprint
 from bitsmith.errors import RunError
 from bitsmith.files import read_json, write_text
-from bitsmith.pipeline.compare_plan import Plan, PlannedRun, create, plan
+from bitsmith.pipeline.compare_plan import Plan, create, plan
 from bitsmith.pipeline.compare_pool import LOG, Failed, State, Work, run_all
 from bitsmith.pipeline.comparison import Comparison, dump_comparison
 from bitsmith.pipeline.folder import RunFolder
 from bitsmith.pipeline.job import Say, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.outcomes import FILE, load_outcomes
+from bitsmith.pipeline.planned import PlannedRun
 from bitsmith.pipeline.summary import environment
 from bitsmith.report import Row, read_record
 from bitsmith.report.bootstrap import DRAWS
@@ -92,7 +93,7 @@ def _works(laid_out: Plan, out: Path) -> list[Work]:
     todo = [run for run in laid_out.runs if not is_finished(out / run.path)]
     needed = {run.floats for run in todo}
     floats = [
-        Work(title=f"float network, {path.name}", folder=out / path, arguments=("--only-float",))
+        Work(title=f"float network, {' '.join(path.parts[1:])}", folder=out / path, arguments=("--only-float",))
         for path in laid_out.floats
         if path in needed and RunFolder(path=out / path).history(out / path / "float") is None
     ]
@@ -138,11 +139,10 @@ def summarize_comparison(
         folder = RunFolder(path=out / run.path)
         rows = {row.folder: row for row in read_record(folder.path).rows}
         if "float" in rows:
-            narrow = run.recipe.model.width != 1
-            if narrow or run.floats is None or str(run.seed) not in floats:
+            if run.floats is None:
                 seconds += rows["float"].seconds
-            if not narrow:
-                floats[str(run.seed)] = rows["float"]
+            else:
+                floats[run.floats.relative_to("float").as_posix()] = rows["float"]
         for entry, blueprint in folder.entries():
             contest = Contest(method=run.method, space=run.space, budget=entry.budget)
             outcomes = load_outcomes(folder.folder(entry))
@@ -152,6 +152,7 @@ def summarize_comparison(
                 raise RunError(f"{folder.path} was tested on other images than the runs before it; delete it")
             predictions[contest, run.seed] = outcomes.predictions
             members.append(_member(run, contest, rows[entry.slug], entry.search_epochs, blueprint))
+    seconds += sum(row.seconds for row in floats.values())
     assert labels is not None
     assert blueprint is not None
     recipe = done[0].recipe
@@ -171,7 +172,7 @@ def summarize_comparison(
         draws=DRAWS if scores.has_intervals else 0,
         epochs=laid_out.epochs,
         float_epochs=laid_out.float_epochs,
-        float_test={seed: row.test for seed, row in floats.items() if row.test is not None},
+        float_test={network: row.test for network, row in floats.items() if row.test is not None},
         hours=(seconds + sum(member.seconds for member in members)) / 3600,
         members=members,
         cells=make_cells(members, scores),
@@ -193,7 +194,7 @@ def summarize_comparison(
         ],
         notes=_notes(members, laid_out, verdicts),
         facts={
-            "model": recipe.model.spec,
+            "model": ", ".join(dict.fromkeys(run.recipe.model.spec for run in done)),
             "data": recipe.data.source,
             "test images": len(labels),
             "classes": len(classes),
@@ -231,7 +232,13 @@ def _member(run: PlannedRun, contest: Contest, row: Row, search_epochs: float, b
 def _notes(members: Sequence[Member], laid_out: Plan, verdicts: Sequence[CompareVerdict]) -> list[str]:
     """What the numbers alone don't say."""
     notes, several = [], len({member.contest.space for member in members}) > 1
-    unequal = {m.contest.method: m.epochs for m in members if abs(m.epochs - laid_out.epochs) > _SAME_EPOCHS}
+    if laid_out.from_scratch:
+        notes.append(
+            f"Networks in {', '.join(laid_out.from_scratch)} start from no float network; they train for its "
+            f"{laid_out.float_epochs} epochs too, {laid_out.epochs + laid_out.float_epochs:g} in all at low precision"
+        )
+    equal = {run.path.as_posix(): run.epochs for run in laid_out.runs}
+    unequal = {m.contest.method: m.epochs for m in members if abs(m.epochs - equal[m.folder]) > _SAME_EPOCHS}
     notes += [
         f"{method} had {epochs:g} epochs, the others {laid_out.epochs:g}: its search takes a number of epochs that is "
         "known only afterwards, so this is no comparison at equal training"

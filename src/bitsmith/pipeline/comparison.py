@@ -11,21 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from bitsmith.errors import BitsmithError, RecipeError
 from bitsmith.files import read_yaml
-from bitsmith.recipe import Recipe, make_method, parse_recipe
-from bitsmith.search import Method
-from bitsmith.train import TrainPlan
+from bitsmith.pipeline.contestants import (
+    ALWAYS,
+    NARROWED,
+    Arena,
+    Entrant,
+    Label,
+    Narrowing,
+    OneArena,
+    OneEntrant,
+    Part,
+    draw_several,
+    read_entrant,
+)
+from bitsmith.recipe import Recipe, parse_recipe
 
 SEEDS = (0, 1, 2)
-# In every comparison, asked for or not; sensitivity too where there are float weights to measure.
-ALWAYS = ("uniform", "uniform+fill", "random")
-BASELINES = (*ALWAYS, "sensitivity")
-NARROWED = "narrowed w"  # and the bits: the label of narrowed uniform networks
-NARROWED_BITS = (2, 4)  # where no uniform network fits, asked for or not
-
 _PLACES = {
     "data": ("data", "source"),
     "limit": ("data", "limit"),
@@ -35,72 +40,23 @@ _PLACES = {
 }
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Entrant(_Section):
-    """A method of a comparison: its settings, as a recipe has them, under a label of its own."""
-
-    label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+_()-]*$")
-    settings: dict[str, Any]
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether others are measured by it."""
-        return self.label in BASELINES
-
-    def method(self) -> Method:
-        """The method itself."""
-        return make_method(self.settings)
-
-
-class NarrowedSection(_Section):
-    """Uniform networks made narrower until they fit: the widest of each of these bits inside each budget.
-
-    Args:
-        weight_bits: of all layers but the pinned ones.
-        budgets: for which of the comparison's budgets; null = all.
-    """
-
-    weight_bits: list[Annotated[int, Field(ge=1, le=8)]] = Field(min_length=1)
-    budgets: list[str] | None = None
-
-
-def _entrant(value: Any) -> Any:
-    """From "uniform+fill", or {name: ..., label: ..., settings}."""
-    if isinstance(value, str):
-        name, plus, _ = value.partition("+fill")
-        value = {"name": name, "fill": True} if plus else {"name": name}
-    if not isinstance(value, dict) or "settings" in value:
-        return value
-    settings = {key: setting for key, setting in value.items() if key != "label"}
-    return {"label": str(value.get("label") or make_method(settings).name), "settings": settings}
-
-
-def _narrowed(value: Any) -> Any:
-    return {"weight_bits": value} if isinstance(value, list) else value
-
-
-class Comparison(_Section):
+class Comparison(Part):
     """Methods x spaces x budgets x seeds.
 
     Args:
         base: the recipe of all runs, without what a run has of its own: method, baselines, fixed, seed.
         methods: who is compared; the baselines are added.
-        spaces: label -> what differs from the base's space.
+        spaces: label -> what differs from the base's space, a model of its own, and which methods are compared there.
         seeds: of networks, splits, searches and trainings; the test images are the same for all.
         narrowed: bits, or {weight_bits, budgets}, of narrowed uniform networks; budgets that no uniform network meets
             have them in any case, of 2 and 4 bits where none are given.
     """
 
     base: dict[str, Any]
-    methods: list[Annotated[Entrant, BeforeValidator(_entrant)]] = Field(min_length=1)
-    spaces: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+_()-]*$")], dict[str, Any]] = Field(
-        default={"all": {}}, min_length=1
-    )
+    methods: Annotated[list[OneEntrant], BeforeValidator(draw_several)] = Field(min_length=1)
+    spaces: dict[Label, OneArena] = Field(default={"all": Arena()}, min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=list(SEEDS), min_length=1)
-    narrowed: Annotated[NarrowedSection | None, BeforeValidator(_narrowed)] = None
+    narrowed: Narrowing = None
 
     @field_validator("seeds")
     @classmethod
@@ -123,43 +79,84 @@ class Comparison(_Section):
                 )
             if entrant.label.startswith(NARROWED):
                 raise ValueError(f"{entrant.label!r}: labels that start so are those of narrowed networks")
-        for space in self.spaces:
-            for entrant in self.methods:
+        known = [entrant.label for entrant in self.entrants()]
+        for space, arena in self.spaces.items():
+            if unknown := [label for label in arena.methods or () if label not in known]:
+                raise ValueError(f"spaces.{space}.methods: {unknown[0]} is none of the methods {', '.join(known)}")
+            for entrant in self.entrants_of(space):
                 self.recipe(entrant, space, self.seeds[0])
-        if self.narrowed is not None and self.narrowed.budgets is not None:
-            known = list(self.recipe(self.methods[0], next(iter(self.spaces)), self.seeds[0]).budgets)
-            unknown = [text for text in self.narrowed.budgets if self._spelled(text) not in known]
+        for name in ALWAYS:  # also where every space says whom it has
+            if not any(arena.methods is None or name in arena.methods for arena in self.spaces.values()):
+                raise ValueError(
+                    f"spaces: {name} is compared in none of them; no claim counts without {', '.join(ALWAYS)}"
+                )
+        if self.narrowed is not None:
+            if self.narrowed_space() is None:
+                raise ValueError(
+                    "narrowed: networks of a given model are made narrower; every space here is a mobile one"
+                )
+            lines = self._sample().budgets
+            unknown = [text for text in self.narrowed.budgets or () if self._spelled(text) not in lines]
             if unknown:
                 raise ValueError(f"narrowed.budgets: {unknown[0]} is none of the budgets")
         return self
 
-    @property
-    def trained(self) -> bool:
-        """Whether low-precision networks start from trained float weights."""
-        floats = self.base.get("float_plan") or (self.base.get("model") or {}).get("weights")
-        return bool(floats) and self.base.get("start") != "scratch"
+    def is_mobile(self, space: str) -> bool:
+        """Whether a space is one of whole networks, which have no float network to start from."""
+        return self.spaces[space].section(self._section()).get("kind") == "mobile"
+
+    def trained(self, space: str) -> bool:
+        """Whether low-precision networks of a space start from trained float weights."""
+        model = self.spaces[space].model or self.base.get("model") or {}
+        floats = self.base.get("float_plan") or model.get("weights")
+        return bool(floats) and self.base.get("start") != "scratch" and not self.is_mobile(space)
+
+    def narrowed_space(self) -> str | None:
+        """The space whose network is made narrower: the first one of a given model."""
+        return next((space for space in self.spaces if not self.is_mobile(space)), None)
 
     def entrants(self) -> list[Entrant]:
         """All methods: those asked for, then the baselines that were not."""
-        wanted = [*ALWAYS, *(["sensitivity"] if self.trained else [])]
+        wanted = [*ALWAYS, *(["sensitivity"] if any(map(self.trained, self.spaces)) else [])]
         asked = {entrant.label for entrant in self.methods}
-        added = [Entrant.model_validate(_entrant(name)) for name in wanted if name not in asked]
+        added = [Entrant.model_validate(read_entrant(name)) for name in wanted if name not in asked]
         return [*self.methods, *added]
+
+    def entrants_of(self, space: str) -> list[Entrant]:
+        """Those who are compared in a space."""
+        chosen, asked = self.spaces[space].methods, {entrant.label for entrant in self.methods}
+        if chosen is not None:
+            return [entrant for entrant in self.entrants() if entrant.label in chosen]
+        return [e for e in self.entrants() if e.label != "sensitivity" or e.label in asked or self.trained(space)]
 
     def total_epochs(self) -> float:
         """What each low-precision network gets, its search included: train.epochs beside the longest search."""
-        return self._plan().epochs + max(entrant.method().epochs for entrant in self.entrants())
+        return self._sample().train.epochs + max(entrant.method().epochs for entrant in self.entrants())
+
+    def float_epochs(self) -> int:
+        """What float networks get; networks of spaces that have none train as many epochs longer."""
+        space = self.narrowed_space()
+        plan = self.recipe(self.methods[0], space, self.seeds[0]).float_plan if space is not None else None
+        return plan.epochs if plan is not None else 0
 
     def recipe(self, entrant: Entrant, space: str, seed: int) -> Recipe:
-        """The recipe of one run, with the base's budgets and training."""
+        """The recipe of one run, with the base's budgets and training; of a mobile space without what it can't have."""
+        arena = self.spaces[space]
         values = self.base | {
             "name": f"{self.base.get('name', 'comparison')}: {entrant.label}, seed {seed}",
-            "space": (self.base.get("space") or {}) | self.spaces[space],
+            "space": arena.section(self._section()),
             "method": entrant.settings,
             "baselines": [],
             "fixed": [],
             "seed": seed,
         }
+        if arena.model is not None:
+            values["model"] = arena.model
+        if self.is_mobile(space):
+            if arena.model is not None:
+                raise RecipeError(f"spaces.{space}: a mobile space has no model; its networks are its own")
+            values = {key: value for key, value in values.items() if key not in ("model", "float_plan")}
+            values["start"] = "auto" if values.get("start") == "float" else values.get("start", "auto")
         return parse_recipe(values, f"{entrant.label} in space {space}")
 
     def narrows(self, line: list[str]) -> bool:
@@ -170,13 +167,18 @@ class Comparison(_Section):
 
     def _spelled(self, text: str) -> list[str]:
         """A budget as recipes spell it."""
-        return self._with({"budgets": [text]}).budgets[0]
+        return self._sample({"budgets": [text]}).budgets[0]
 
-    def _plan(self) -> TrainPlan:
-        return self._with({}).train
+    def _section(self) -> dict[str, Any]:
+        section = self.base.get("space") or {}
+        if not isinstance(section, dict):
+            raise RecipeError("space: must be a mapping, such as {weight_bits: [2, 4, 8]}")
+        return section
 
-    def _with(self, values: dict[str, Any]) -> Recipe:
-        return parse_recipe(self.base | {"method": {"name": "uniform"}, "baselines": [], "fixed": []} | values, "base")
+    def _sample(self, changes: Mapping[str, Any] | None = None) -> Recipe:
+        """A recipe with what all runs have in common."""
+        uniform, space = Entrant.model_validate(read_entrant("uniform")), next(iter(self.spaces))
+        return self.model_copy(update={"base": self.base | dict(changes or {})}).recipe(uniform, space, self.seeds[0])
 
 
 def folder_name(label: str) -> str:
@@ -201,19 +203,15 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
         RecipeError: naming the field and the reason.
     """
     base = dict(values)
-    sections = [base.get("space"), *(dict(base.get("spaces") or {}).values())]
-    if any(isinstance(section, Mapping) and section.get("kind") == "mobile" for section in sections):
-        raise RecipeError(
-            f"{where}: comparisons need a network whose bits the baselines can choose, and a mobile space has no "
-            "baselines yet; bitsmith run does its search"
-        )
     own = {key: base.pop(key) for key in ("methods", "spaces", "seeds", "narrowed") if key in base}
     method, baselines = base.pop("method", None), base.pop("baselines", None)
     base.pop("fixed", None)
     seed = base.pop("seed", None)
     if "methods" in own and (method is not None or baselines is not None):
         raise RecipeError(f"{where}: give methods, or a recipe's method and baselines, not both")
-    own.setdefault("methods", [method or {"name": "composite"}, *(baselines or [])])
+    section = base.get("space")
+    mobile = isinstance(section, Mapping) and section.get("kind") == "mobile"
+    own.setdefault("methods", [method or {"name": "supernet" if mobile else "composite"}, *(baselines or [])])
     if seed is not None and "seeds" not in own:
         own["seeds"] = [seed + k for k in SEEDS]
     try:
@@ -229,7 +227,7 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
 
 def change(comparison: Comparison, *, seeds: list[int] | None = None, **options: Any) -> Comparison:
     """The comparison with what the command line says otherwise; options that are None change nothing."""
-    values = comparison.model_dump(mode="json")
+    values = _plain(comparison)
     base = values["base"]
     if seeds is not None:
         values["seeds"] = seeds
@@ -243,5 +241,10 @@ def change(comparison: Comparison, *, seeds: list[int] | None = None, **options:
 
 def dump_comparison(comparison: Comparison) -> str:
     """A comparison as YAML; `read_comparison` is the inverse."""
-    values = comparison.model_dump(mode="json")
+    values = _plain(comparison)
     return yaml.safe_dump(values.pop("base") | values, sort_keys=False)
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    spaces = {name: arena.to_yaml() for name, arena in comparison.spaces.items()}
+    return comparison.model_dump(mode="json") | {"spaces": spaces}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
+from bitsmith.blueprint import Blueprint
 from bitsmith.pipeline.job import Job
 from bitsmith.quantize import build, float_blueprint
-from bitsmith.search import Composite, GridSearch, Sensitivity, SharedNetwork, Supernet, build_mixed
+from bitsmith.search import Composite, GridSearch, Sensitivity, SharedNetwork, Supernet, build_mixed, random_network
+from bitsmith.space import Mobile
 from bitsmith.train import calibrate
 
 
@@ -63,24 +66,31 @@ def estimate(job: Job) -> Estimate:
         search_seconds = step * options * (method.norm_batches + method.loss_batches) / 3
     elif isinstance(method, Supernet):
         step = _step(job, SharedNetwork(job.space, scaling=method.scaling), method.plan.batch_size)
-        options = int(job.space.sizes[job.space.sizes > 1].sum()) if method.score == "sensitivity" else 0
-        measured = options * (method.norm_batches + method.loss_batches)
-        both = 1 + (1 - method.weights_first) / method.architecture_every  # steps of the choices take as long
+        by_loss = method.score == "sensitivity" and not method.as_published
+        options = int(job.space.sizes[job.space.sizes > 1].sum()) if by_loss else 0
+        measured = (options + method.refine) * (method.norm_batches + method.loss_batches)
+        each = len(data.search) / len(data.train) if method.as_published else 1 / method.architecture_every
+        both = 1 + (1 - method.weights_first) * each  # steps of the choices take as long
         steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size) * both
         search_seconds = lines * step * (steps + measured / 3)
     elif method.epochs:  # as if its steps were those of an 8-bit network
         tried = min(method.most, job.space.count()) if isinstance(method, GridSearch) else 1
-        step = _step(job, build(job.space.uniform(8, 8)))
+        step = _step(job, build(_typical(job)))
         search_seconds = tried * lines * step * method.epochs * data.train.steps(batch_size=recipe.train.batch_size)
-    highest = job.space.uniform(8, 8)
-    network = build(highest)
-    step = _step(job, network, recipe.train.batch_size)
+    step = _step(job, build(_typical(job)), recipe.train.batch_size)
     networks = lines * (1 + len(recipe.baselines)) + len(recipe.fixed)
     epochs = networks * (recipe.train.epochs + job.method.epochs) - lines * job.method.epochs
     train_seconds = epochs * data.training.steps(batch_size=recipe.train.batch_size) * step
     return Estimate(
         float_seconds=float_seconds, search_seconds=search_seconds, train_seconds=train_seconds, networks=networks
     )
+
+
+def _typical(job: Job) -> Blueprint:
+    """A network as large as those to be trained: of a mobile space a random one inside the first budgets."""
+    if not isinstance(job.space, Mobile):
+        return job.space.uniform(8, 8)
+    return random_network(job.space, job.recipe.budget_sets()[0], np.random.default_rng(0))
 
 
 def _step(job: Job, network: nn.Module, batch_size: int | None = None) -> float:

@@ -49,7 +49,7 @@ class Job:
     Args:
         graph: captured; of a mobile space, its largest network.
         state: the captured float weights, as given or as initialized; of a mobile space none.
-        space: a Precision, or a Mobile.
+        space: a Precision, or a Mobile; Any, since most of what is done with it is of one kind.
     """
 
     run: RunFolder
@@ -159,15 +159,7 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
 
 def _prepare_mobile(run: RunFolder, recipe: Recipe, task: Task, say: Say) -> Job:
     method, target = make_method(recipe.method), find_target(recipe.target)
-    space = Mobile(
-        description=recipe.space.mobile(),
-        input_shape=task.data.shape,
-        outputs=len(task.data.classes),
-        quantizer=recipe.space.quantizer,
-        input=task.data.input,
-        classes=task.data.classes,
-        costs=target.costs,
-    )
+    space = make_mobile(recipe, task.data, target)
     for note in task.data.notes:
         say(note)
     return Job(
@@ -180,6 +172,19 @@ def _prepare_mobile(run: RunFolder, recipe: Recipe, task: Task, say: Say) -> Job
         target=target,
         method=method,
         notes=tuple(task.data.notes),
+    )
+
+
+def make_mobile(recipe: Recipe, data: DataSet, target: Target) -> Mobile:
+    """The recipe's mobile space."""
+    return Mobile(
+        description=recipe.space.mobile(),
+        input_shape=data.shape,
+        outputs=len(data.classes),
+        quantizer=recipe.space.quantizer,
+        input=data.input,
+        classes=data.classes,
+        costs=target.costs,
     )
 
 

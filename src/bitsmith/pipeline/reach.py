@@ -1,4 +1,8 @@
-"""Can a network fit a target at all: the least and the most that each cost can be over a space, against the limits."""
+"""Can a network fit a target at all: the least and the most that each cost can be over a space, against the limits.
+
+Of a mobile space each of these is the optimum of an integer program, found in seconds; so only costs with budgets and
+`size` are looked at there.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitsmith.blueprint import Budget
-from bitsmith.cost import Target, tabulate
+from bitsmith.cost import Target
 from bitsmith.errors import BitsmithError
 from bitsmith.pipeline.verbs import check_target
-from bitsmith.search import some_inside
-from bitsmith.space import Precision
+from bitsmith.search import reachable, some_inside
+from bitsmith.space import Mobile, Space
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """What one cost can be over all choices of bits, by itself.
+    """What one cost can be over all blueprints of a space, by itself.
 
     Args:
         least, most: its values.
-        decided: whether any choice of bits changes it.
+        decided: whether any choice changes it.
         budget: its limit, or None.
     """
 
@@ -39,20 +43,23 @@ class Reach:
         return "binds" if self.most > self.budget.limit else "always met"
 
 
-def reach(space: Precision, budgets: Sequence[Budget]) -> list[Reach]:
-    """How far every cost of a space goes: those with budgets first, once per budget, then the others."""
+def reach(space: Space, budgets: Sequence[Budget]) -> list[Reach]:
+    """How far the costs of a space go: those with budgets first, once per budget, then the others.
+
+    Raises:
+        BudgetError: a budget on a cost that can't be led inside one in this space.
+    """
     limited: list[tuple[str, Budget | None]] = [(budget.cost, budget) for budget in dict.fromkeys(budgets)]
-    free = [(cost, None) for cost in space.costs if cost not in {name for name, _ in limited}]
-    rows = []
-    for cost, budget in limited + free:
-        tables = tabulate(cost, space.template.graph, space.options, space.costs)
-        rows.append(
-            Reach(cost=cost, least=tables.least(), most=tables.greatest(), decided=tables.decided, budget=budget)
-        )
-    return rows
+    others = ("size",) if isinstance(space, Mobile) else tuple(space.costs)
+    free = [(cost, None) for cost in others if cost not in {name for name, _ in limited}]
+    found = reachable(space, list(dict.fromkeys(cost for cost, _ in limited + free)))
+    return [
+        Reach(cost=cost, least=found[cost][0], most=found[cost][1], decided=len(set(found[cost])) > 1, budget=budget)
+        for cost, budget in limited + free
+    ]
 
 
-def problem_of(space: Precision, target: Target, budgets: Sequence[Budget]) -> str:
+def problem_of(space: Space, target: Target, budgets: Sequence[Budget]) -> str:
     """Why no network of a space can run on a target inside all budgets, or ""; all of its costs are known."""
     try:
         check_target(space, target)

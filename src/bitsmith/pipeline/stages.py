@@ -113,7 +113,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
                     details=dict(found.details),
                 )
                 job.run.write_entry(entry, found.best)
-                for progress in ("search.checkpoint", "sensitivities.json"):
+                for progress in ("search.checkpoint", "sensitivities.json", "refinement.json"):
                     (folder / progress).unlink(missing_ok=True)
             say(f"{entry.title}: {summarize_bits(found.best)}")
     for text in job.recipe.fixed:

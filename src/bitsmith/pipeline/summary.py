@@ -10,6 +10,7 @@ from typing import Any
 from bitsmith.blueprint import Bits, Blueprint, Budget, Options
 from bitsmith.cost import COSTS, exact, price, table
 from bitsmith.errors import RunError
+from bitsmith.pipeline.artefacts import describe_difference
 from bitsmith.pipeline.explain import FILE as EXPLAINED
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job
@@ -17,7 +18,7 @@ from bitsmith.pipeline.latencies import check_run, read_latencies
 from bitsmith.pipeline.machine import environment
 from bitsmith.pipeline.notes import caution, notes
 from bitsmith.pipeline.post import NOT_TRAINED
-from bitsmith.pipeline.traits import meets, summarize_bits
+from bitsmith.pipeline.traits import meets, spoken_arithmetic, summarize_bits
 from bitsmith.quantize import float_blueprint
 from bitsmith.report import (
     Curve,
@@ -213,6 +214,11 @@ def _curves(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[Curve]:
                     key: list(entry.curves[key]) for key in (name, f"limit {cost}")
                 }
                 curves.append(Curve(name=f"search {entry.title}: {cost}", x_label="step", x=steps, series=series))
+        curves += _by_depth(entry)
+        if refinement := entry.details.get("refinement"):
+            scored: list[float | None] = list(refinement["losses"])
+            x = [float(i + 1) for i in range(len(scored))]
+            curves.append(Curve(name=f"refinement {entry.title}", x_label="network", x=x, series={"loss": scored}))
     metric = f"validation_{job.task.metric_name}"
     folders = {entry.title: job.run.folder(entry) for entry, _ in entries} | {"float": job.float_folder}
     histories = {title: history for title, folder in folders.items() if (history := job.run.history(folder))}
@@ -224,6 +230,23 @@ def _curves(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[Curve]:
         _joined("training: loss", "epoch", losses),
     ]
     return [*curves, *(curve for curve in joined if curve.series)]
+
+
+def _by_depth(entry: Entry) -> list[Curve]:
+    """What every layer of a supernet reads and the gradient of its weights, in the first epoch and in the last."""
+    found = []
+    for what, start in (("what layers read", "rms "), ("gradients of weights", "gradient rms ")):
+        layers = {name.removeprefix(start): values for name, values in entry.curves.items() if name.startswith(start)}
+        if layers:
+            # The logarithm of 0, where nothing arrives, is a gap.
+            series = {
+                epoch: [values[at] or None for values in layers.values()]
+                for epoch, at in (("first epoch", 0), ("last epoch", -1))
+            }
+            x = [float(i + 1) for i in range(len(layers))]
+            name = f"search {entry.title}: root mean square of {what}, by depth"
+            found.append(Curve(name=name, x_label="layer", x=x, series=series, ticks=list(layers), logarithmic=True))
+    return found
 
 
 def _by_epoch(values: list[float]) -> tuple[list[float], list[float]]:
@@ -238,6 +261,14 @@ def _joined(name: str, x_label: str, lines: dict[str, tuple[list[float], list[fl
     return Curve(name=name, x_label=x_label, x=places, series=values)
 
 
+def _level(check: Mapping[str, Any]) -> str:
+    """What "equal" means of a file."""
+    if check.get("exact", True):  # older files know of nothing else
+        return "bit-identical"
+    apart = describe_difference(check["differing_outputs"], check["largest_difference"])
+    return f"{spoken_arithmetic(check['excluded'], sums=check['float_streams'])}; layer by layer, {apart}"
+
+
 def _verifications(run: RunFolder, entry: Entry) -> list[Verification]:
     values: dict[str, Any] = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")
     return [
@@ -250,7 +281,7 @@ def _verifications(run: RunFolder, entry: Entry) -> list[Verification]:
             float_layers=check["float_layers"],
             first_difference=check["first_difference"],
             ok=check["ok"],
-            level="bit-identical",
+            level=_level(check),
         )
         for check in values["checks"]
     ]

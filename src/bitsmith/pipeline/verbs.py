@@ -25,9 +25,9 @@ from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
-from bitsmith.search import Composite, Found, Method, Problem
+from bitsmith.search import Composite, Found, Method, Problem, Supernet
 from bitsmith.seeding import derive
-from bitsmith.space import Mobile, Pin, Precision, precision
+from bitsmith.space import Mobile, Pin, Precision, Space, precision
 from bitsmith.train import (
     History,
     Task,
@@ -160,24 +160,25 @@ def search(
         )
     found = replace(found, priced=space.costs)
     over = [budget for budget in limits if found.costs[budget.cost] > budget.limit]
-    if over and not (isinstance(method, Composite) and method.as_published):  # as published, none is enforced
+    published = isinstance(method, Composite | Supernet) and method.as_published
+    if over and not published:  # which enforces none
         raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
     return found
 
 
-def check_target(space: Precision | Mobile, target: Target) -> None:
+def check_target(space: Space, target: Target) -> None:
     """Refuse a space that a target can't hold.
 
     Raises:
         RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer.
     """
     if not _claims_none(space):
-        largest = space.uniform(8, 8) if isinstance(space, Mobile) else space.template
-        steps = find_quantizers(largest.quantizer)
-        target.check(space.options, largest.graph, power_of_two=steps.power_of_two)
+        steps = find_quantizers(space.quantizer)
+        for graph in space.graphs:
+            target.check(space.options, graph, power_of_two=steps.power_of_two)
 
 
-def _claims_none(space: Precision | Mobile) -> bool:
+def _claims_none(space: Space) -> bool:
     """Networks with float sums, as published, claim no target."""
     return isinstance(space, Precision) and space.template.stream_bits == FLOAT
 

@@ -11,7 +11,7 @@ from bitsmith.blueprint import Budget, fronts
 from bitsmith.cost import TargetDescription, check_budgets, find_target, is_file, read_description
 from bitsmith.cost.reading import first_problem
 from bitsmith.data import absolute as absolute_source
-from bitsmith.recipe.methods import METHODS, make_method
+from bitsmith.recipe.methods import make_method
 from bitsmith.recipe.sections import (
     DataSection,
     ModelSection,
@@ -118,13 +118,15 @@ class Recipe(Section):
     def _whole_networks(self) -> Recipe:
         if self.space.kind != "mobile":
             return self
-        name = str(self.method.get("name", "composite"))
-        if name in METHODS and name != "supernet":
-            raise ValueError(f"method {name!r} searches the bits of a given network; a mobile space takes supernet")
         if self.model != ModelSection(spec=MOBILE) or self.float_plan is not None:
             raise ValueError("a mobile space has no model and no float_plan: its networks are trained from scratch")
-        if self.baselines or self.fixed:
-            raise ValueError("baselines and fixed vary the bits of a given network; a mobile space has none of these")
+        if "sensitivity" in self.baselines:
+            raise ValueError(
+                "baselines: sensitivity measures one trained float network, and a mobile space holds many networks; it "
+                "takes uniform, uniform+fill and random"
+            )
+        if self.fixed:
+            raise ValueError("fixed gives a network of yours other bits; a mobile space has no such network")
         if self.start == "float":
             raise ValueError("start: networks of a mobile space start from the search or from scratch")
         return self
@@ -135,7 +137,7 @@ class Recipe(Section):
             floats = self.float_plan is not None or self.model.weights is not None
             resolved = "search" if make_method(self.method).epochs else "float" if floats else "scratch"
             object.__setattr__(self, "start", resolved)
-        needing = [name for name in (self.method.get("name"), *self.baselines) if name == "sensitivity"]
+        needing = "sensitivity" in (self.method.get("name"), *self.baselines) and self.space.kind != "mobile"
         if needing and (self.start == "scratch" or (self.float_plan is None and not self.model.trained)):
             raise ValueError(
                 "sensitivity measures a trained float network: give float_plan (--float-epochs) or model.weights "

@@ -47,6 +47,8 @@ def _figure(compared: Compared, cost: str, limits: Sequence[float]) -> Figure:
     several = len({cell.contest.space for cell in cells}) > 1
     front = [cell for cell, on in zip(cells, on_merged_front(cells, cost), strict=True) if on]
     floats = [100 * value for value in compared.float_test.values()]
+    if any("/" in name for name in compared.float_test):  # of several models: a mean of theirs means nothing
+        floats = []
     ends = span([cell.costs[cost] for cell in cells] + list(limits), 0.08)
     heights = [100 * v for cell in cells for v in (cell.low, cell.high, cell.test) if v is not None] + floats
     figure, keys = go.Figure(), []

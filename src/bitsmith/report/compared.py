@@ -148,7 +148,7 @@ class Compared:
         classes: of the data.
         test_images: that all networks predicted.
         draws: of the bootstrap.
-        float_test: seed -> test score of the float network, where there is one.
+        float_test: "seed0", or "SPACE/seed0" of further models -> test score of the float network, where there is one.
         float_epochs: that it was trained.
         hours: of all training and searching, float networks included.
         command: what was typed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -17,6 +18,7 @@ from bitsmith.report.verdict import ENOUGH_SEEDS
 
 # Of the largest limit of a cost: where hypervolumes end, so that a network that uses all of a budget counts too.
 BEYOND = 1.1
+_DRAWN = re.compile(r"random( \(\d+\))?")  # the labels of random draws, which nothing else may have
 SEARCHED = ("sensitivity",)  # baselines that search, so that they are compared with the other baselines themselves
 
 
@@ -103,24 +105,46 @@ def make_cells(members: Sequence[Member], scores: Scores) -> list[Cell]:
 
 
 def make_verdicts(members: Sequence[Member], scores: Scores) -> list[CompareVerdict]:
-    """Each method against the best baseline at each of its budgets.
+    """Each method against the best baseline at each of its budgets, and against what else there is.
 
     The best baseline is the one with the highest mean validation score over the common seeds, whatever its space: a
     choice by test would favor the baselines. `sensitivity` is both: a baseline for others, and compared with the rest.
+    Where the best of all others by validation was searched too, a method is compared with that one as well; where its
+    space has several random draws of a seed, also with their mean.
     """
     contests = _contests(members)
     verdicts = []
     for ours, mine in contests.items():
-        if mine[0].kind == "found" or ours.method in SEARCHED:
-            rivals = [
-                rival
-                for rival, theirs in contests.items()
-                if theirs[0].kind == "baseline" and rival.budget == ours.budget and rival.method != ours.method
-            ]
-            verdict = _verdict(ours, rivals, contests, scores)
-            if verdict is not None:
-                verdicts.append(verdict)
+        if mine[0].kind != "found" and ours.method not in SEARCHED:
+            continue
+        others = [rival for rival in contests if rival.budget == ours.budget and rival.method != ours.method]
+        baselines = [rival for rival in others if contests[rival][0].kind == "baseline"]
+        found = [_verdict(ours, baselines, contests, scores)]
+        if mine[0].kind == "found":
+            best = _verdict(ours, others, contests, scores)
+            found += [best] if best is not None and contests[best.theirs][0].kind == "found" else []
+            found.append(_against_mean(ours, contests, scores))
+        verdicts += [verdict for verdict in found if verdict is not None]
     return verdicts
+
+
+def _against_mean(ours: Contest, contests: Mapping[Contest, list[Member]], scores: Scores) -> CompareVerdict | None:
+    """A method against the mean of several random draws in its space; None where there are not several."""
+    draws = [
+        rival
+        for rival in contests
+        if (rival.space, rival.budget) == (ours.space, ours.budget) and _DRAWN.fullmatch(rival.method)
+    ]
+    seeds = [
+        member.seed
+        for member in contests[ours]
+        if draws and all(member.seed in {m.seed for m in contests[draw]} for draw in draws)
+    ]
+    if len(draws) < 2 or not seeds:
+        return None
+    theirs = Contest(method=f"mean of {len(draws)} random", space=ours.space, budget=ours.budget)
+    difference = scores.of(ours, seeds) - np.mean([scores.of(draw, seeds) for draw in draws], axis=0)
+    return _said(ours, theirs, contests, scores, difference, seeds, same=[])
 
 
 def _verdict(
@@ -139,6 +163,24 @@ def _verdict(
     seeds = [member.seed for member in common[theirs]]
     same = [member.seed for member in common[theirs] if member.network == mine[member.seed].network]
     difference = scores.of(ours, seeds) - scores.of(theirs, seeds)
+    return _said(ours, theirs, contests, scores, difference, seeds, same=same)
+
+
+def _said(
+    ours: Contest,
+    theirs: Contest,
+    contests: Mapping[Contest, list[Member]],
+    scores: Scores,
+    difference: np.ndarray,
+    seeds: list[int],
+    *,
+    same: list[int],
+) -> CompareVerdict:
+    """The verdict on a difference (1 + draws, seeds) of scores.
+
+    Args:
+        same: seeds for which both are the same network.
+    """
     found = _interval(scores, difference)
     gain = float(difference[0].mean())
     if same == seeds:
@@ -199,7 +241,7 @@ def _words(
             f"points {more} ({count}{caution})."
         )
     verb = f"gains {points} points over" if gain >= 0 else f"loses {points} points to"
-    said = {"shown": "shown", "not shown": "not shown", "against": "the baseline is better, shown", "no interval": ""}
+    said = {"shown": "shown", "not shown": "not shown", "against": "the other is better, shown", "no interval": ""}
     equal = f"; the same network for {len(same)} of them" if same else ""
     ending = f": {said[outcome]}" if said[outcome] else ""
     return f"At {budget} {ours} {verb} {theirs}{ending} ({count}{caution}{equal})."
@@ -263,9 +305,9 @@ def summarize_verdicts(verdicts: Sequence[CompareVerdict]) -> str:
     counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("shown", "against", "identical")}
     total = len(verdicts)
     parts = [
-        f"a gain over the best baseline is shown in {counts['shown']} of {total}",
-        *([f"the baseline is better in {counts['against']}"] if counts["against"] else []),
-        *([f"{counts['identical']} found the baseline's own network"] if counts["identical"] else []),
+        f"a gain is shown in {counts['shown']} of {total}",
+        *([f"the other is better in {counts['against']}"] if counts["against"] else []),
+        *([f"{counts['identical']} found the other's own network"] if counts["identical"] else []),
     ]
     text = f"{total} comparison{'s' if total > 1 else ''}: {', '.join(parts)}."
     tested = sum(v.outcome in ("shown", "against", "not shown") for v in verdicts)

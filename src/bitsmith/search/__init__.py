@@ -1,13 +1,15 @@
 """Methods that propose blueprints inside hard budgets."""
 
-from bitsmith.search.allocate import allocate, reachable, some_inside
-from bitsmith.search.baselines import fill, largest_uniform, least, random_inside
+from bitsmith.search.allocate import allocate
+from bitsmith.search.baselines import fill, largest_uniform, random_inside
 from bitsmith.search.composite import Composite, complexity, published_penalty
 from bitsmith.search.evaluate import Score, evaluate_blueprint
-from bitsmith.search.grid import GridSearch, blueprints_inside, uniform_points
+from bitsmith.search.feasible import least, reachable, some_inside
+from bitsmith.search.grid import GridSearch, blueprints_inside
 from bitsmith.search.integer_program import Sensitivity
 from bitsmith.search.marginal import Marginal, Marginals, measure_steps
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
+from bitsmith.search.mobile_random import random_network
 from bitsmith.search.problem import Found, Method, Problem
 from bitsmith.search.sensitivity import Measured, measure, to_penalties
 from bitsmith.search.step import Step, single_steps
@@ -20,7 +22,7 @@ from bitsmith.search.supernet import (
     score_inherited,
     slices,
 )
-from bitsmith.search.uniform import Random, Uniform
+from bitsmith.search.uniform import Random, Uniform, drawn_name, no_uniform
 
 __all__ = [
     "Composite",
@@ -45,6 +47,7 @@ __all__ = [
     "build_mixed",
     "complexity",
     "decisions",
+    "drawn_name",
     "evaluate_blueprint",
     "fill",
     "inherit",
@@ -54,14 +57,15 @@ __all__ = [
     "measure",
     "measure_steps",
     "most_likely",
+    "no_uniform",
     "probabilities",
     "published_penalty",
     "random_inside",
+    "random_network",
     "reachable",
     "score_inherited",
     "single_steps",
     "slices",
     "some_inside",
     "to_penalties",
-    "uniform_points",
 ]

@@ -99,22 +99,6 @@ def allocate(space: Precision, penalty: Mapping[str, np.ndarray], budgets: Seque
     raise BudgetError(_conflict(choices, rows))
 
 
-def some_inside(space: Precision, budgets: Sequence[Budget]) -> Blueprint:
-    """Some blueprint inside every budget: whether there is one, before anything is trained.
-
-    Raises:
-        BudgetError: there is none; as `allocate`.
-    """
-    free = {name: np.zeros((len(o.weight), len(o.activation))) for name, o in space.options.items()}
-    return allocate(space, free, budgets)
-
-
-def reachable(space: Precision, cost: str) -> tuple[float, float]:
-    """The least and the greatest value of a cost over all blueprints of the space, each cost by itself."""
-    tables = tabulate(cost, space.template.graph, space.options, space.costs)
-    return tables.least(), tables.greatest()
-
-
 def _choices(space: Precision, penalty: Mapping[str, np.ndarray]) -> _Choices:
     assert set(penalty) == set(space.options), (sorted(penalty), sorted(space.options))
     layer, pair, values = [], [], []

@@ -13,6 +13,7 @@ from bitsmith.errors import RecipeError
 from bitsmith.quantize import build
 from bitsmith.search.problem import Problem
 from bitsmith.seeding import derive
+from bitsmith.space import Mobile, Space
 from bitsmith.train import TrainPlan, calibrate, evaluate, fit, reestimate_norms
 
 
@@ -41,7 +42,7 @@ def evaluate_blueprint(
     stage: str = "evaluate",
     checkpoint: Path | None = None,
 ) -> Score:
-    """Build a blueprint's network, start it from the problem's float weights, train it shortly, score it.
+    """Build a blueprint's network, start it from the problem's float weights if it has any, train it shortly, score it.
 
     All blueprints of a problem get the same first weights and the same batches, so that their differences are their
     own. The budgets are not looked at.
@@ -52,10 +53,10 @@ def evaluate_blueprint(
         checkpoint: file that the training continues from and writes.
 
     Raises:
-        RecipeError: no plan, and no float weights to round.
+        RecipeError: no plan, and no float weights to round; float weights for networks of a mobile space.
         TrainingError: the loss is not finite.
     """
-    require_start(trained=problem.float_state is not None, plan=plan)
+    require_start(problem.space, trained=problem.float_state is not None, plan=plan)
     started = time.monotonic()
     task, seed = problem.task, derive(problem.seed, "evaluate")
     torch.manual_seed(derive(seed, "weights"))
@@ -83,13 +84,18 @@ def evaluate_blueprint(
     return Score(metric=metric, loss=loss, epochs=plan.epochs if plan else 0, seconds=time.monotonic() - started)
 
 
-def require_start(*, trained: bool, plan: TrainPlan | None) -> None:
-    """Refuse to score networks that were never trained.
+def require_start(space: Space, *, trained: bool, plan: TrainPlan | None) -> None:
+    """Refuse to score networks that were never trained, and float weights that fit one network for many.
 
     Raises:
-        RecipeError: neither float weights nor a plan.
+        RecipeError: neither float weights nor a plan, or weights for a mobile space.
     """
-    if plan is None and not trained:
+    if isinstance(space, Mobile):
+        if trained:
+            raise RecipeError("float weights are those of one network; the networks of a mobile space start without")
+        if plan is None:
+            raise RecipeError("networks of a mobile space have no float weights to round; give the method a plan")
+    elif plan is None and not trained:
         raise RecipeError(
             "without trained float weights, rounded networks can't be scored: train the float network first "
             "(--float-epochs, float_plan) or give its weights, or give the method a plan to train with"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,14 +13,16 @@ import numpy as np
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import fits, tabulate
 from bitsmith.errors import BudgetError, RecipeError
-from bitsmith.search.allocate import some_inside
 from bitsmith.search.evaluate import Score, evaluate_blueprint, require_start
+from bitsmith.search.feasible import inside, limits_of, some_inside
 from bitsmith.search.kept import Kept
 from bitsmith.search.problem import Found, Problem, starting_point
-from bitsmith.space import Precision
+from bitsmith.search.uniform import no_uniform
+from bitsmith.space import Mobile, Precision, Space
 from bitsmith.train import Event, TrainPlan
 
 _COUNTED = 10_000  # blueprints inside the budgets, before counting them stops
+_LOOKED_AT = 100_000  # networks of a mobile space, each priced by itself
 
 
 @final
@@ -58,10 +59,10 @@ class GridSearch:
         """Of one blueprint: how many there are depends on the budgets; `Found.epochs` counts them all."""
         return self.plan.epochs if self.plan else 0
 
-    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+    def check(self, space: Space, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse budgets that can't be met, more blueprints than `most`, and to round a network never trained."""
         self._candidates(space, budgets)
-        require_start(trained=trained, plan=self.plan)
+        require_start(space, trained=trained, plan=self.plan)
 
     def search(self, problem: Problem) -> Found:
         """Measure all, take the best.
@@ -77,12 +78,12 @@ class GridSearch:
         kept = Kept(folder / "grid.json" if folder else None, self._settings(problem))
         scores: list[Score] = []
         for done, blueprint in enumerate(candidates, start=1):
-            name = json.dumps({name: [bits.weight, bits.activation] for name, bits in blueprint.bits.items()})
+            name = problem.space.key(blueprint)
             stage = f"grid, {done} of {len(candidates)}"
             if name not in kept.values:
                 # One for each blueprint: searches at other budgets share the folder and come to it in another order.
-                bits = hashlib.sha256(name.encode()).hexdigest()[:16]
-                checkpoint = folder / f"grid-{bits}.checkpoint" if folder else None
+                short = hashlib.sha256(name.encode()).hexdigest()[:16]
+                checkpoint = folder / f"grid-{short}.checkpoint" if folder else None
                 score = evaluate_blueprint(problem, blueprint, self.plan, stage=stage, checkpoint=checkpoint)
                 kept.keep(name, asdict(score))
                 if checkpoint is not None:
@@ -103,24 +104,33 @@ class GridSearch:
             details={"points": self.points, "measured": len(scores), "space": problem.space.count()},
         )
 
-    def _candidates(self, space: Precision, budgets: Sequence[Budget]) -> list[Blueprint]:
+    def _candidates(self, space: Space, budgets: Sequence[Budget]) -> list[Blueprint]:
         some_inside(space, budgets)
+        if isinstance(space, Mobile) and self.points == "all" and space.count() > _LOOKED_AT:
+            raise RecipeError(
+                f"grid looks at every network, and the space has {space.count():,}: allow fewer options, take points: "
+                "uniform, or search with method: supernet"
+            )
         if self.points == "uniform":
-            inside = [b for b in uniform_points(space) if fits(b.graph, b.bits, budgets, space.costs)]
-            if not inside:
-                raise BudgetError(f"no uniform bits meet {' and '.join(map(str, budgets))}; mixed bits do")
+            found = [b for b in space.uniforms() if fits(b.graph, b.bits, budgets, space.costs)]
+            if not found:
+                raise BudgetError(no_uniform(budgets))
         else:
-            inside = list(islice(blueprints_inside(space, budgets), self.most + 1))
-        if len(inside) > self.most:
-            raise RecipeError(self._too_many(space, budgets, len(inside)))
-        return inside
+            found = list(islice(blueprints_inside(space, budgets), self.most + 1))
+        if len(found) > self.most:
+            raise RecipeError(self._too_many(space, budgets, len(found)))
+        return found
 
-    def _too_many(self, space: Precision, budgets: Sequence[Budget], found: int) -> str:
+    def _too_many(self, space: Space, budgets: Sequence[Budget], found: int) -> str:
         count = str(found)
         if self.points == "all":
             counted = sum(1 for _ in islice(_inside(space, budgets), _COUNTED + 1))
             count = f"{counted:,}" if counted <= _COUNTED else f"more than {_COUNTED:,}"
-        narrow = "allow fewer bit-widths, pin layers, tighten the budgets"
+        narrow = (
+            "allow fewer options, tighten the budgets"
+            if isinstance(space, Mobile)
+            else "allow fewer bit-widths, pin layers, tighten the budgets"
+        )
         other = ", take points: uniform" if self.points == "all" else ""
         return (
             f"grid would measure {count} blueprints inside {' and '.join(map(str, budgets))} "
@@ -138,23 +148,26 @@ class GridSearch:
         } | starting_point(problem)
 
 
-def uniform_points(space: Precision) -> list[Blueprint]:
-    """The blueprints with the same (weight, activation) bits wherever layers may take them, without repetition."""
-    weights = sorted({bits for options in space.options.values() for bits in options.weight})
-    activations = sorted({bits for options in space.options.values() for bits in options.activation})
-    found = {
-        space.encode(point).tobytes(): point for point in (space.uniform(w, a) for w in weights for a in activations)
-    }
-    return list(found.values())
+def blueprints_inside(space: Space, budgets: Sequence[Budget]) -> Iterator[Blueprint]:
+    """All blueprints inside every budget, the first decisions changing slowest, from few bits to many.
 
-
-def blueprints_inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[Blueprint]:
-    """All blueprints inside every budget, the first layers' bits changing slowest, from few bits to many."""
+    Of a mobile space by looking at every network, so only where there are few.
+    """
     return (space.decode(indices) for indices in _inside(space, budgets))
 
 
-def _inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[np.ndarray]:
-    """Option indices [layers, 2] of all blueprints inside every budget.
+def _inside(space: Space, budgets: Sequence[Budget]) -> Iterator[np.ndarray]:
+    """Encodings of all blueprints inside every budget."""
+    if isinstance(space, Mobile):
+        limits = limits_of(space, budgets)
+        every = (space.decisions.at(number) for number in range(space.count()))
+        return (indices for indices in every if inside(limits, indices))
+    assert isinstance(space, Precision), space
+    return _bits_inside(space, budgets)
+
+
+def _bits_inside(space: Precision, budgets: Sequence[Budget]) -> Iterator[np.ndarray]:
+    """Option indices [layers, 2].
 
     Depth first over the layers; a beginning is left as soon as some cost passes its limit with the least that the
     layers behind it can take.

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import ActivationQuantizer, Mixture, Network
-from bitsmith.search.allocate import allocate, some_inside
+from bitsmith.search.allocate import allocate
+from bitsmith.search.feasible import some_inside
 from bitsmith.search.mixed import build_mixed, decisions
-from bitsmith.search.problem import Found, Problem
+from bitsmith.search.problem import Found, Problem, require_bits
 from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
-from bitsmith.space import Precision
+from bitsmith.space import Space
 from bitsmith.train import TrainPlan, calibrate, pick_device
 
 
@@ -63,8 +64,9 @@ class Sensitivity:
     def epochs(self) -> float:
         return 0
 
-    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+    def check(self, space: Space, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse budgets that can't be met, and to measure a network that was never trained."""
+        require_bits(space, self.name)
         some_inside(space, budgets)
         if not trained:
             raise RecipeError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,8 @@ from torch import Tensor
 
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import COSTS, Cost, price
+from bitsmith.errors import RecipeError
+from bitsmith.space import Precision, Space
 from bitsmith.train import Task, Watch, digest, silent
 
 
@@ -22,7 +22,7 @@ class Problem:
 
     Args:
         task: its data has no test split to look at.
-        space: a Precision, or a Mobile for methods that search whole networks.
+        space: the blueprints to choose from; which kinds a method takes, its `check` says.
         budgets: hard limits; at least one.
         seed: of everything random in the search.
         float_state: weights of the trained float network to start from, or None.
@@ -33,7 +33,7 @@ class Problem:
     """
 
     task: Task
-    space: Any
+    space: Any  # a Space; Any, as most methods take one kind of it and refuse the others at run time
     budgets: Sequence[Budget]
     seed: int = 0
     float_state: Mapping[str, Tensor] | None = None
@@ -44,19 +44,26 @@ class Problem:
 
 
 def starting_point(problem: Problem) -> dict[str, Any]:
-    """What kept values and checkpoints of a search must agree in, beside its settings, data and bits: JSON-able.
+    """What kept values and checkpoints of a search must agree in, beside its settings, data and options: JSON-able.
 
-    The network without the lines of code that it was captured from, its quantizer, and the float weights.
+    What the space's networks have in common, and the float weights.
     """
-    template = problem.space.template
-    graph = template.graph.to_dict()
-    nodes = [{key: value for key, value in node.items() if key != "source"} for node in graph["nodes"]]
-    text = json.dumps([graph["output"], nodes, template.stream_bits])
-    return {
-        "graph": hashlib.sha256(text.encode()).hexdigest(),
-        "quantizer": template.quantizer,
-        "float_state": digest(problem.float_state) if problem.float_state is not None else None,
-    }
+    space: Space = problem.space
+    floats = problem.float_state
+    return space.identity() | {"float_state": digest(floats) if floats is not None else None}
+
+
+def require_bits(space: Space, method: str) -> None:
+    """Refuse spaces that choose more than the bits of one network.
+
+    Raises:
+        RecipeError: with the way out.
+    """
+    if not isinstance(space, Precision):
+        raise RecipeError(
+            f"{method} chooses the bits of one given network, and a {space.kind} space holds many networks; search it "
+            "with method: supernet (baselines: uniform, uniform+fill, random), or give a model in place of the space"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

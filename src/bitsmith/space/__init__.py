@@ -7,6 +7,7 @@ from bitsmith.space.mobile_yaml import dump_mobile_space, parse_mobile_space, re
 from bitsmith.space.narrow import Narrowed, largest_width, narrow, narrowed
 from bitsmith.space.pins import Pin, resolve_pins
 from bitsmith.space.precision import Precision, precision
+from bitsmith.space.space import Space
 
 __all__ = [
     "MOBILE_SPACES",
@@ -15,6 +16,7 @@ __all__ = [
     "Narrowed",
     "Pin",
     "Precision",
+    "Space",
     "Stage",
     "Stem",
     "dump_mobile_space",

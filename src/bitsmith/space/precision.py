@@ -7,10 +7,12 @@ after) are pinned to 8 bits by default: they hold few of the bits and most of th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -53,6 +55,21 @@ class Precision:
                 f"unknown {sorted(set(self.options) - set(names))}"
             )
         object.__setattr__(self, "options", {name: self.options[name] for name in names})  # in execution order
+
+    @property
+    def kind(self) -> str:
+        """As in recipes."""
+        return "precision"
+
+    @property
+    def quantizer(self) -> str:
+        """Of all its blueprints."""
+        return self.template.quantizer
+
+    @property
+    def graphs(self) -> tuple[NetworkGraph, ...]:
+        """The one network."""
+        return (self.template.graph,)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -153,6 +170,36 @@ class Precision:
                 for name, options in self.options.items()
             }
         )
+
+    def uniforms(self) -> tuple[Blueprint, ...]:
+        """The blueprints with one pair of bits wherever layers may take it, each once; weights rise, then activations.
+
+        Example:
+            Weight bits (2, 4), activation bits (4, 8), ends pinned: inner layers at w2a4, w2a8, w4a4, w4a8.
+        """
+        weights = sorted({bits for options in self.options.values() for bits in options.weight})
+        activations = sorted({bits for options in self.options.values() for bits in options.activation})
+        points = [self.uniform(w, a) for w in weights for a in activations]
+        return tuple({self.encode(point).tobytes(): point for point in points}.values())
+
+    def raised(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """The encodings with one decision one option up, in order of layers, weight before activation."""
+        for decision in np.ndindex(*indices.shape):
+            if indices[decision] + 1 < self.sizes[decision]:
+                moved = indices.copy()
+                moved[decision] += 1
+                yield moved
+
+    def key(self, blueprint: Blueprint) -> str:
+        """Its bits."""
+        return json.dumps({name: [bits.weight, bits.activation] for name, bits in blueprint.bits.items()})
+
+    def identity(self) -> dict[str, Any]:
+        """The network without the lines of code that it was captured from, and its quantizer."""
+        graph = self.template.graph.to_dict()
+        nodes = [{key: value for key, value in node.items() if key != "source"} for node in graph["nodes"]]
+        text = json.dumps([graph["output"], nodes, self.template.stream_bits])
+        return {"graph": hashlib.sha256(text.encode()).hexdigest(), "quantizer": self.quantizer}
 
 
 def precision(
