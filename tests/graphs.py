@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import Bits, Blueprint, NetworkGraph, Node, Norm
+from bitsmith.blueprint import Bits, Blueprint, NetworkGraph, Node, Norm, couple
 
 
 class Sketch:
@@ -227,6 +228,33 @@ def modern() -> NetworkGraph:
     y = s.conv("last", s.pad("zeros", y, (0, 1, 2, 0)), 6, stride=2)
     y = s.flatten("flat", s.global_pool("avg", s.same("sigmoid", "sigmoid", y)))
     return s.graph(s.linear("fc", y, 5))
+
+
+@st.composite
+def filter_bits(draw: st.DrawFn, graph: NetworkGraph, *, zeros: bool = True, maps: bool = True) -> dict[str, Bits]:
+    """Bits per filter and per map, some filters removed; at least one channel of every node is left."""
+    coupling = couple(graph)
+    free = ~coupling.pinned & ~coupling.shuffled
+    removed = np.zeros(len(free), bool)
+    if zeros:
+        removed = free & np.array(draw(st.lists(st.booleans(), min_size=len(free), max_size=len(free))), bool)
+        for node in graph.nodes:  # the first channel of every node stays
+            if removed[coupling.units[node.name]].all():
+                removed[coupling.units[node.name][0]] = False
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    found = {}
+    for layer in graph.layers:
+        few = rng.choice(np.arange(1, 9), size=rng.integers(1, 5), replace=False)
+        weight = rng.choice(few, layer.out_channels)
+        # A coupled group may be removed through any of its filters.
+        weight[removed[coupling.units[layer.name]] & (rng.random(layer.out_channels) < 0.7)] = 0
+        if not weight.any():
+            weight[0] = few[0]
+        activation = (
+            rng.choice(few, layer.in_channels) if maps and rng.random() < 0.5 else few[:1].repeat(layer.in_channels)
+        )
+        found[layer.name] = Bits(weight=tuple(weight.tolist()), activation=tuple(activation.tolist()))
+    return found
 
 
 FUNCTIONS = ("hard_swish", "hard_sigmoid", "silu", "sigmoid", "tanh", "gelu", "leaky_relu")

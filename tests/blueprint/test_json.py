@@ -118,6 +118,8 @@ def test_odd_json_is_refused(text):
         (("bits", "stem"), [9, 8]),
         (("bits", "stem"), [8]),
         (("bits", "gone"), [8, 8]),
+        (("bits", "stem"), [[8, 2], 8]),
+        (("bits", "stem"), [[[8]], 8]),
         (("bits",), {}),
         (("graph", "nodes", 1, "inputs"), []),
         (("graph", "nodes", 1, "inputs"), ["nobody"]),
@@ -134,10 +136,42 @@ def test_broken_graphs_and_bits_are_refused(at, junk):
         Blueprint.from_dict(changed(GOOD, at, junk))
 
 
-@pytest.mark.parametrize("schema", [0, 2, None, "1"])
+@pytest.mark.parametrize("schema", [0, 3, None, "1"])
 def test_other_schemas_are_refused(schema):
     with pytest.raises(RunError, match=r"schema .* can't be read"):
         Blueprint.from_dict({**GOOD, "schema": schema})
+
+
+def test_the_first_schema_is_read():
+    """Files of before there were bits per filter."""
+    assert Blueprint.from_dict({**GOOD, "schema": 1}) == graphs.blueprint(graphs.every_operator())
+
+
+@given(data=st.data())
+def test_round_trip_of_bits_per_filter(data):
+    blueprint = data.draw(blueprints())
+    blueprint = blueprint.with_bits(data.draw(graphs.filter_bits(blueprint.graph)))
+    text = blueprint.to_json()
+    assert Blueprint.from_json(text) == blueprint
+    assert Blueprint.from_json(text).to_json() == text
+
+
+def test_as_many_bits_as_filters_and_maps():
+    graph = graphs.chain(channels=(4, 6))
+    for wrong, message in (
+        (Bits(weight=(2, 4, 2), activation=8), "'conv0' has 4 filters, but 3 weight bits"),
+        (Bits(weight=2, activation=(2, 4)), "'conv0' has 3 maps to read, but 2 activation bits"),
+    ):
+        with pytest.raises(RunError, match=message):
+            Blueprint(graph=graph, bits=graphs.uniform_bits(graph, 8, 8) | {"conv0": wrong})
+
+
+def test_bits_that_are_all_alike_are_one_number():
+    assert Bits(weight=(3, 3), activation=(8, 8, 8)) == Bits(weight=3, activation=8)
+    assert Bits(weight=(0, 0), activation=8).weight == (0, 0)  # nothing left: no network, but not a number of bits
+    for weight, activation in (((2, 9), 8), ((2, -1), 8), ((2, 32), 8), ((), 8), (8, (4, 0)), (8, (32, 4))):
+        with pytest.raises(RunError, match="for each"):
+            Bits(weight=weight, activation=activation)
 
 
 @pytest.mark.parametrize("bits", [0, 9, 16, 31, -1])

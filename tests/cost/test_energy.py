@@ -96,10 +96,10 @@ def test_docstring_of_cycles():
 def test_bits_in_between_take_the_next_entry_and_floats_none():
     assert MPIC.cycles
     table = MPIC.cycles.rates
-    assert at_bits(table, Bits(weight=3, activation=5), "conv") == table[8, 4]
-    assert at_bits(table, Bits(weight=1, activation=1), "conv") == table[2, 2]
+    assert at_bits(table, (3, 5), "conv") == table[8, 4]
+    assert at_bits(table, (1, 1), "conv") == table[2, 2]
     with pytest.raises(RecipeError, match=r"layer 'conv' at w32a8 has no entry .* up to w8a8"):
-        at_bits(table, Bits(weight=FLOAT, activation=8), "conv")
+        at_bits(table, (FLOAT, 8), "conv")
 
 
 def test_bitops_energy_by_hand():

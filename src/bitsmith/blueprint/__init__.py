@@ -1,6 +1,7 @@
 """Plain values: topology, grids, bits, budgets. Nothing here imports torch."""
 
-from bitsmith.blueprint.blueprint import FLOAT, Bits, Blueprint, InputContract, Options
+from bitsmith.blueprint.bits import FLOAT, Bits, Options, Widths
+from bitsmith.blueprint.blueprint import Blueprint, InputContract
 from bitsmith.blueprint.budget import Budget, Power, fronts
 from bitsmith.blueprint.coupling import Coupling, couple, groups_removed, keep
 from bitsmith.blueprint.graph import (
@@ -17,6 +18,7 @@ from bitsmith.blueprint.graph import (
     Norm,
 )
 from bitsmith.blueprint.grids import GridPlan, plan_grids
+from bitsmith.blueprint.prune import Pruned, prune
 from bitsmith.blueprint.units import UNITS, format_cost, json_name, spoken_cost, unit_of
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "Norm",
     "Options",
     "Power",
+    "Pruned",
+    "Widths",
     "couple",
     "format_cost",
     "fronts",
@@ -48,6 +52,7 @@ __all__ = [
     "json_name",
     "keep",
     "plan_grids",
+    "prune",
     "spoken_cost",
     "unit_of",
 ]

@@ -4,45 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from bitsmith.blueprint.bits import Bits
 from bitsmith.blueprint.graph import NetworkGraph
 from bitsmith.blueprint.grids import GridPlan, plan_grids
 from bitsmith.errors import RunError
 
-SCHEMA = 1
-FLOAT = 32  # the bit-width that means "not quantized"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bits:
-    """Bit-widths of one priced layer: its weights and the activations it reads (1..8, or 32 = float)."""
-
-    weight: int
-    activation: int
-
-    def __post_init__(self) -> None:
-        for what, bits in (("weight", self.weight), ("activation", self.activation)):
-            if bits != FLOAT and not 1 <= bits <= 8:
-                raise RunError(f"{what} bits must be 1..8 (or {FLOAT} for float), got {bits}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The bit-widths that one priced layer may take: every pair of a weight and an activation bit-width."""
-
-    weight: tuple[int, ...]
-    activation: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        for values in (self.weight, self.activation):
-            if not values or tuple(sorted(set(values))) != values:
-                raise RunError(f"bit-widths must be given once each, in rising order; got {values}")
-        for w in self.weight:
-            for a in self.activation:
-                Bits(weight=w, activation=a)  # checks the range
+SCHEMA = 2  # 1 had one bit-width per layer alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +36,16 @@ class Blueprint:
     """One low-precision network: topology, bits per priced layer, quantizer, input contract.
 
     Args:
-        bits: for every priced layer of the graph its Bits.
+        bits: for every priced layer of the graph its Bits. Filters at 0 bits are removed; `prune` gives the network
+            without them, which is what is built, priced and exported.
         quantizer: name of the quantizers ("lsq", "pact"); `bitsmith.quantize.QUANTIZERS` has them.
         stream_bits: bits of tensors that no priced layer owns (operands of adds, inputs of pools); 8, or 32 = float.
         input: how the input is fed.
         classes: names of the outputs, where known.
 
     Raises:
-        RunError: a priced layer without bits, or bits for a layer that the graph doesn't have.
+        RunError: a priced layer without bits, bits for a layer that the graph doesn't have, or as many bits as a layer
+            has no filters or maps.
     """
 
     graph: NetworkGraph
@@ -89,6 +62,8 @@ class Blueprint:
                 f"the blueprint's bits don't fit its graph: missing {sorted(wanted - set(self.bits))}, "
                 f"unknown {sorted(set(self.bits) - wanted)}"
             )
+        for layer in self.graph.layers:
+            self.bits[layer.name].check(layer)
 
     @cached_property
     def grids(self) -> GridPlan:
@@ -97,14 +72,7 @@ class Blueprint:
 
     def with_bits(self, bits: Mapping[str, Bits]) -> Blueprint:
         """The same network at other bits."""
-        return Blueprint(
-            graph=self.graph,
-            bits=dict(bits),
-            quantizer=self.quantizer,
-            stream_bits=self.stream_bits,
-            input=self.input,
-            classes=self.classes,
-        )
+        return replace(self, bits=dict(bits))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -130,12 +98,12 @@ class Blueprint:
             RunError: a field is missing or of the wrong kind, or the schema is newer than this version reads.
         """
         schema = values.get("schema") if isinstance(values, Mapping) else None
-        if schema != SCHEMA:
-            raise RunError(f"blueprint schema {schema!r} can't be read; this version of bitsmith reads {SCHEMA}")
+        if schema not in range(1, SCHEMA + 1):
+            raise RunError(f"blueprint schema {schema!r} can't be read; this version of bitsmith reads 1 to {SCHEMA}")
         try:
             return cls(
                 graph=NetworkGraph.from_dict(values["graph"]),
-                bits={name: Bits(weight=int(w), activation=int(a)) for name, (w, a) in values["bits"].items()},
+                bits={name: Bits(weight=_read(w), activation=_read(a)) for name, (w, a) in values["bits"].items()},
                 quantizer=str(values["quantizer"]),
                 stream_bits=int(values["stream_bits"]),
                 input=InputContract(
@@ -156,3 +124,7 @@ class Blueprint:
         except (ValueError, RecursionError) as error:
             raise RunError(f"the blueprint is not JSON: {error}") from error
         return cls.from_dict(values)
+
+
+def _read(width: Any) -> int | tuple[int, ...]:
+    return tuple(int(bits) for bits in width) if isinstance(width, list) else int(width)

@@ -19,6 +19,7 @@ UNITS: dict[str, dict[str, float]] = {
     "ram": BYTES,
     "macs": _COUNT,
     "bitops": _COUNT,
+    "bops": _COUNT,
     "avg_bits": _PLAIN,
     "energy": _JOULES,
     "latency": _SECONDS,
@@ -82,7 +83,9 @@ def decimal(factor: float) -> Decimal:
 
 def spoken_cost(cost: str) -> str:
     """A cost as it is written in a sentence."""
-    return {"ram": "RAM", "macs": "MACs", "bitops": "BitOPs", "avg_bits": "average bits"}.get(cost, cost)
+    return {"ram": "RAM", "macs": "MACs", "bitops": "BitOPs", "bops": "BOPs", "avg_bits": "average bits"}.get(
+        cost, cost
+    )
 
 
 def json_name(cost: str) -> str:

@@ -18,6 +18,7 @@ expected values and integer programs then see a bound that exact values stay bel
 | ram | the static arena of the memory plan (`bitsmith.cost.memory`) | bytes |
 | macs | multiply-accumulates of the priced layers | count |
 | bitops | sum of MACs bw ba | count |
+| bops | bit-operations of products and of sums, filter by filter (`layer_bops`) | count |
 | avg_bits | sqrt(bitops / MACs): the uniform bit-width with the same bitops | bits |
 """
 
@@ -30,6 +31,8 @@ import torch
 from torch import Tensor
 
 from bitsmith.blueprint import FLOAT, Bits, Budget, GridPlan, LayerSpec, NetworkGraph, plan_grids
+from bitsmith.cost.bops import layer_bops
+from bitsmith.cost.counts import macs_by_bits
 from bitsmith.cost.layout import check_operators, fixed_bytes, layer_bytes, weight_bytes
 from bitsmith.cost.memory import plan_arena, widening
 from bitsmith.errors import BudgetError, CaptureError
@@ -134,7 +137,11 @@ def _layer_macs(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bit
 
 
 def _layer_bitops(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
-    return layer.macs * bits.weight * bits.activation
+    return sum(macs * weight * activation for (weight, activation), macs in macs_by_bits(layer, bits).items())
+
+
+def _layer_bops(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
+    return layer_bops(layer, bits)
 
 
 def _macs(graph: NetworkGraph) -> int:
@@ -156,6 +163,7 @@ COSTS: dict[str, Cost] = {
     "ram": Cost(name="ram", entry=_layer_arena, fixed=_arena),
     "macs": Cost(name="macs", entry=_layer_macs, fixed=_none_fixed),
     "bitops": Cost(name="bitops", entry=_layer_bitops, fixed=_none_fixed),
+    "bops": Cost(name="bops", entry=_layer_bops, fixed=_none_fixed),
     "avg_bits": Cost(
         name="avg_bits",
         entry=_layer_bitops,

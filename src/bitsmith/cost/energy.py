@@ -16,6 +16,7 @@ from typing import final
 
 from bitsmith.blueprint import CLIPS, FLOAT, PRICED, Bits, GridPlan, LayerSpec, NetworkGraph, Node
 from bitsmith.cost.additive import Cost, fractional
+from bitsmith.cost.counts import macs_by_bits, weights_by_bits
 from bitsmith.errors import RecipeError
 
 FEMTOJOULES = 1e15
@@ -27,8 +28,8 @@ _ALIASES = frozenset({"flatten", "dropout"})
 ByBits = Mapping[tuple[int, int], float]
 
 
-def at_bits(table: ByBits, bits: Bits, layer: str) -> float:
-    """The entry of a table for a layer's bits; bits in between take the next entry up, as hardware pads them.
+def at_bits(table: ByBits, bits: tuple[int, int], layer: str) -> float:
+    """The entry of a table for (weight bits, activation bits); those in between take the next up, as hardware pads.
 
     Example:
         In a table of 2, 4 and 8 bits w3a5 is priced as w4a8.
@@ -36,12 +37,12 @@ def at_bits(table: ByBits, bits: Bits, layer: str) -> float:
     Raises:
         RecipeError: bits above all of the table, such as those of a float layer.
     """
-    activation = min((a for a, _ in table if a >= bits.activation), default=None)
-    weight = min((w for _, w in table if w >= bits.weight), default=None)
+    activation = min((a for a, _ in table if a >= bits[1]), default=None)
+    weight = min((w for _, w in table if w >= bits[0]), default=None)
     if activation is None or weight is None:
         most = max(table)
         raise RecipeError(
-            f"layer {layer!r} at w{bits.weight}a{bits.activation} has no entry in the target's table, which goes up to "
+            f"layer {layer!r} at w{bits[0]}a{bits[1]} has no entry in the target's table, which goes up to "
             f"w{most[1]}a{most[0]}; pin the layer to fewer bits"
         )
     return table[activation, weight]
@@ -53,6 +54,8 @@ class Cycles:
     """A processor whose speed depends on bits.
 
     cycles_l = ceil(MACs_l / rate(a_l, w_l)), latency = sum cycles_l / hertz, energy = latency * watts
+
+    and where filters or maps differ in bits, one such term for each pair of bits, as the kernel of each is called.
 
     Args:
         rates: MACs per cycle; every pair of its activation and weight bits.
@@ -79,7 +82,8 @@ class Cycles:
 
     def _per_cycle(self, each: Fraction) -> Callable[[NetworkGraph, GridPlan, LayerSpec, Bits], float]:
         def entry(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
-            cycles = math.ceil(layer.macs / _exactly(at_bits(self.rates, bits, layer.name)))
+            counts = macs_by_bits(layer, bits).items()
+            cycles = sum(math.ceil(macs / _exactly(at_bits(self.rates, pair, layer.name))) for pair, macs in counts)
             return math.ceil(cycles * each)
 
         return entry
@@ -108,9 +112,10 @@ class PerMac:
 
         def entry(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
             weights, activations = moved_bits(graph, plan, layer, bits)
-            total = layer.macs * _exactly(at_bits(self.joules, bits, layer.name))
+            counts = macs_by_bits(layer, bits).items()
+            total = sum(macs * _exactly(at_bits(self.joules, pair, layer.name)) for pair, macs in counts)
             total += Fraction(weights, 8) * _exactly(self.weight_byte)
-            total += Fraction(activations, 8) * _exactly(self.activation_byte)
+            total += activations / 8 * _exactly(self.activation_byte)
             return math.ceil(total * _exactly(FEMTOJOULES))
 
         def fixed(graph: NetworkGraph, plan: GridPlan) -> float:
@@ -144,8 +149,9 @@ def bitops_energy() -> Cost:
     bit = Fraction(SRAM_64, 64)
 
     def entry(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
-        multiply = Fraction(MULTIPLY_8 * bits.weight * bits.activation, 64)
-        return math.ceil(layer.macs * (multiply + ADD_32) + bit * sum(moved_bits(graph, plan, layer, bits)))
+        products = sum(macs * w * a for (w, a), macs in macs_by_bits(layer, bits).items())
+        compute = Fraction(MULTIPLY_8 * products, 64) + layer.macs * ADD_32
+        return math.ceil(compute + bit * sum(moved_bits(graph, plan, layer, bits)))
 
     def fixed(graph: NetworkGraph, plan: GridPlan) -> float:
         return math.ceil(bit * free_bits(graph, plan))
@@ -157,22 +163,26 @@ def bitops_energy() -> Cost:
 ENERGY_MODELS: dict[str, Callable[[], Cost]] = {"bitops-energy": bitops_energy}
 
 
-def moved_bits(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> tuple[int, int]:
+def moved_bits(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> tuple[int, Fraction]:
     """Bits of weights and of activations that a layer moves, each as if it were moved once.
 
     Weights are read once per use of the layer, at their bits. Tensors on the layer's own grid (what it reads, and what
-    a pool between makes of it) are written and read at its activation bits; a stream is read at 8 bits, or as floats
-    (its writing is in `free_bits`).
+    a pool between makes of it) are written and read at its activation bits, or the mean of its maps'; a stream is read
+    at 8 bits, or as floats (its writing is in `free_bits`).
     """
-    weights = activations = 0
+    weights, activations = 0, Fraction(0)
+    maps = bits.maps(layer)
+    stored = sum(count * width for width, count in weights_by_bits(layer, bits).items())
     for use in graph.uses[layer.name]:
-        weights += layer.weights * bits.weight
+        weights += stored
         carrier = plan.reads[use]
         if carrier in plan.direct:
-            activations += 2 * bits.activation * sum(_elements(node) for node in _written(graph, plan, carrier))
+            activations += (
+                2 * Fraction(sum(maps), len(maps)) * sum(_elements(node) for node in _written(graph, plan, carrier))
+            )
         else:
             read = _elements(graph[graph[use].inputs[0]])
-            activations += read * (bits.activation if bits.activation == FLOAT else _STREAM_BITS)
+            activations += read * (FLOAT if bits.activation == FLOAT else _STREAM_BITS)
     return weights, activations
 
 

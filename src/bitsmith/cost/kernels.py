@@ -20,7 +20,6 @@ from typing import Literal
 
 from bitsmith.blueprint import (
     CLIPS,
-    FLOAT,
     FUNCTIONS,
     PRICED,
     Bits,
@@ -56,19 +55,25 @@ def layer_works(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bit
     Raises:
         RecipeError: the layer is float: what such kernels take isn't measured.
     """
-    if FLOAT in (bits.weight, bits.activation):
+    if bits.is_float:
         raise RecipeError(f"layer {layer.name!r} stays float, and latencies are known of networks of integers alone")
+    activation = bits.activation
+    if not isinstance(activation, int):
+        raise RecipeError(
+            f"the maps that layer {layer.name!r} reads differ in bits; latency is measured with one number for all of "
+            "them: give its activations one bit-width, or budget another cost"
+        )
     works = [Work(operator=use, key=_sums(graph, plan, graph[use])) for use in graph.uses[layer.name]]
     if plan.narrows(layer.name):
-        if bits.activation < STREAM_BITS:
-            onto = _range(bits.activation, plan.reads_signed(layer.name))
+        if activation < STREAM_BITS:
+            onto = _range(activation, plan.reads_signed(layer.name))
             for use in graph.uses[layer.name]:
                 read = graph[graph[use].inputs[0]]
                 start = "signed" if plan.signed[read.name] else "unsigned"
                 works.append(Work(operator=f"{use}:narrow", key=f"narrow {_shape(read)}, {start} to {onto}"))
         return works
     carrier = plan.reads[layer.name]
-    return works + list(_writing(graph, plan, carrier, _range(bits.activation, plan.signed[carrier])))
+    return works + list(_writing(graph, plan, carrier, _range(activation, plan.signed[carrier])))
 
 
 def free_works(graph: NetworkGraph, plan: GridPlan) -> list[Work]:

@@ -12,7 +12,10 @@ channels, and float32 scales with int32 biases would add 2.7 kB to 20 kB of 2-bi
   and a float32 scale, 8 bytes. Steps from integers to floats and back are in its header. What float layers make
   unnecessary is counted all the same: the table of the pixels where the first layer reads numbers, and that of a
   function whose values only a float layer reads.
-- A priced layer that reads a stream with fewer than 8 activation bits narrows it by a table of 256 bytes.
+- Filters that differ in bits are stored by rising bits, each bit-width as a stream of its own, and which filter comes
+  where: a byte per filter, two where there are more than 256.
+- A priced layer that reads a stream with fewer than 8 activation bits narrows it by a table of 256 bytes. Where maps
+  differ in bits, every bit-width has a table, and every map a byte that says which.
 - A layer used several times stores its weights once; a narrowing table more where it reads with and without sign.
 - `affine`: a header, and per channel 5 bytes: an int8 weight, an int16 bias, a float16 scale.
 - `add`, `multiply`, `avg_pool`, `max_pool`, `pad`, `shuffle`, `split`: a header (scales, bounds, geometry).
@@ -27,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitsmith.blueprint import FLOAT, FUNCTIONS, Bits, GridPlan, LayerSpec, NetworkGraph, Node
+from bitsmith.cost.counts import weights_by_bits
 from bitsmith.errors import CaptureError
 
 HEADER = 16
@@ -101,21 +105,34 @@ def check_operators(graph: NetworkGraph) -> None:
 
 
 def weight_bytes(layer: LayerSpec, bits: Bits) -> int:
-    """Bytes of a layer's packed weights, ceil(n b / 8).
+    """Bytes of a layer's packed weights, ceil(n b / 8) for the n weights of each bit-width b.
 
     Example:
         3 weights at 3 bits are 9 bits and take 2 bytes.
     """
-    return -(-layer.weights * bits.weight // 8)
+    return sum(-(-count * width // 8) for width, count in weights_by_bits(layer, bits).items())
+
+
+def order_bytes(layer: LayerSpec, bits: Bits) -> int:
+    """Bytes that say which filter is stored where; none where all have equal bits."""
+    if isinstance(bits.weight, int):
+        return 0
+    return layer.out_channels * (1 if layer.out_channels <= 256 else 2)
 
 
 def layer_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
     """Bytes that a priced layer stores: header, weights, channels, and the table that narrows its input."""
-    tables = 0
-    if plan.narrows(layer.name) and bits.activation < STREAM_BITS:
-        tables = len({plan.signed[carrier] for carrier in plan.layer_reads[layer.name]})
     scales = 2 if bits.activation == FLOAT != bits.weight else 1
-    return HEADER + weight_bytes(layer, bits) + scales * PER_CHANNEL * layer.out_channels + TABLE * tables
+    channels = scales * PER_CHANNEL * layer.out_channels + order_bytes(layer, bits)
+    return HEADER + weight_bytes(layer, bits) + channels + _narrowing_bytes(layer, plan, bits)
+
+
+def _narrowing_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
+    """Bytes of the tables that bring what a layer reads onto its own bits."""
+    starts = len({plan.signed[carrier] for carrier in plan.layer_reads[layer.name]})
+    if not isinstance(bits.activation, int):
+        return starts * TABLE * len(bits.activation_widths) + layer.in_channels
+    return starts * TABLE if plan.narrows(layer.name) and bits.activation < STREAM_BITS else 0
 
 
 def fixed_bytes(graph: NetworkGraph, plan: GridPlan) -> int:

@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from bitsmith.blueprint import FLOAT, Bits, GridPlan, LayerSpec, NetworkGraph, Node, Options
+from bitsmith.blueprint import Bits, GridPlan, LayerSpec, NetworkGraph, Node, Options
 from bitsmith.cost import zigzag_worker
 from bitsmith.cost.additive import Cost, fractional
 from bitsmith.cost.energy import FEMTOJOULES, PICOSECONDS
@@ -148,7 +148,7 @@ class ZigZag:
 
     def _entry(self, value: Callable[[Estimate], int]) -> Callable[[NetworkGraph, GridPlan, LayerSpec, Bits], float]:
         def entry(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> float:
-            if FLOAT in (bits.weight, bits.activation):
+            if bits.is_float:
                 raise RecipeError(f"layer {layer.name!r} is float; ZigZag prices integers: pin it to 8 bits or fewer")
             works = self._works(graph, [(layer, bits)])
             if not works.keys() <= self._known.keys():
@@ -172,6 +172,7 @@ class ZigZag:
 
     def _loops(self, graph: NetworkGraph, node: Node, bits: Bits) -> dict[str, Any]:
         """A layer in ZigZag's words: sizes of its loops, bits of its operands."""
+        weight_bits, activation_bits = bits.pair(node.owner)
         source = graph[node.inputs[0]].shape
         (_, oy, ox), (_, iy, ix) = ((*shape, 1, 1)[:3] for shape in (node.shape, source))
         top, left, bottom, right = node.padding
@@ -191,8 +192,8 @@ class ZigZag:
             "loop_dims": list(sizes),
             "loop_sizes": list(sizes.values()),
             "operand_precision": {
-                "W": bits.weight,
-                "I": bits.activation,
+                "W": weight_bits,
+                "I": activation_bits,
                 "O": self.accumulator_bits,
                 "O_final": _OUTPUT_BITS,
             },

@@ -39,6 +39,7 @@ from bitsmith.deploy.program import IntegerProgram
 from bitsmith.errors import ExportError
 from bitsmith.quantize import ActivationQuantizer, FrozenLayer, Grid, Network
 from bitsmith.quantize.layers import apply_free
+from bitsmith.quantize.maps import LsqMaps
 
 
 def lower(frozen: Network, blueprint: Blueprint) -> IntegerProgram:
@@ -140,7 +141,11 @@ class _Lowering:
         quantizer = cast(FrozenLayer, self.network.layer(node.owner)).quantize_input
         if isinstance(quantizer, ActivationQuantizer):
             wanted = _stored(quantizer.grid())
-            if source not in self.grids:
+            if isinstance(quantizer, LsqMaps):
+                if source not in self.grids:
+                    source = self.quantize(f"{node.name}:grid", node.name, source, wanted, wanted.top)
+                source = self.narrow_maps(node.name, source, quantizer)
+            elif source not in self.grids:
                 source = self.quantize(f"{node.name}:narrow", node.name, source, wanted, wanted.top)
             elif self.plan.narrows(node.owner):
                 source = self.narrow(node.name, source, wanted)
@@ -151,7 +156,7 @@ class _Lowering:
         """Whether a node's operator is one of float32 tensors; what only moves numbers is the same for either kind."""
         if node.op in PRICED:
             bits = self.blueprint.bits[node.owner]
-            return FLOAT in (bits.weight, bits.activation)
+            return bits.is_float
         if node.op in TRANSPARENT:
             return False
         reads = any(source not in self.grids for source in self.sources(node))
@@ -244,6 +249,14 @@ class _Lowering:
 
     def narrow(self, use: str, source: str, wanted: StoredGrid) -> str:
         return self.table(f"{use}:narrow", use, source, wanted)
+
+    def narrow_maps(self, use: str, source: str, quantizer: LsqMaps) -> str:
+        """What a layer reads, each map on its own bits; by the quantizer itself, so that both agree."""
+        wanted = _stored(quantizer.grid())
+        table = quantizer.tables(self.grids[source].load(np.arange(256))) + wanted.zero_point
+        operator = Table(name=f"{use}:narrow", layer=use, inputs=(source,), table=table.astype(np.uint8))
+        self.emit(operator, wanted, self.shapes[source])
+        return operator.name
 
     def table(self, name: str, layer: str, source: str, wanted: StoredGrid) -> str:
         """The same numbers on another grid."""

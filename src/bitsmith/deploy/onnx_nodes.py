@@ -65,7 +65,10 @@ def write_operator(writer: Writer, operator: Operator) -> None:
         case Concat():
             writer.node("Concat", inputs, y, axis=1)
         case Table():
-            _write_table(writer, operator.name, inputs[0], operator.table[None])
+            if operator.table.ndim == 1:
+                _write_table(writer, operator.name, inputs[0], operator.table[None])
+            else:
+                _write_maps(writer, operator)
         case MaxPool():
             geometry = window(operator.kernel, operator.stride, operator.padding, operator.dilation)
             writer.node("MaxPool", inputs, y, **geometry)
@@ -95,9 +98,7 @@ def _write_table(writer: Writer, name: str, source: str, tables: np.ndarray) -> 
     lines = find_lines(tables)
     if lines is None:
         if channels:
-            wide = writer.node("Cast", [source], f"{name}.index", to=TensorProto.INT32)
-            offsets = 256 * np.arange(len(tables), dtype=np.int32).reshape(channels)
-            source = writer.node("Add", [wide, writer.shared(offsets)], f"{name}.entry")
+            source = _entry(writer, name, source, len(tables), channels)
         writer.call(lookup_function, [source, writer.shared(tables.reshape(-1))], [y])
         return
     wide = writer.node("Cast", [source], f"{name}.float", to=TensorProto.FLOAT)
@@ -112,6 +113,26 @@ def _write_table(writer: Writer, name: str, source: str, tables: np.ndarray) -> 
         return
     bounds = ["" if bound is None else writer.byte(bound) for bound in (low, high)]
     writer.node("Clip", [writer.node("QuantizeLinear", rounding, f"{name}.levels"), *bounds], y)
+
+
+def _entry(writer: Writer, name: str, source: str, tables: int, channels: tuple[int, ...]) -> str:
+    """Where each number's entry is in the tables of all channels, one behind the other."""
+    wide = writer.node("Cast", [source], f"{name}.index", to=TensorProto.INT32)
+    offsets = 256 * np.arange(tables, dtype=np.int32).reshape(channels)
+    return writer.node("Add", [wide, writer.shared(offsets)], f"{name}.entry")
+
+
+def _write_maps(writer: Writer, operator: Table) -> None:
+    """Tables of maps that differ in bits: each one stored once, and for every map a byte that says which it has."""
+    name, source = operator.name, writer.read(operator.inputs[0])
+    different, which = np.unique(operator.table, axis=0, return_inverse=True)
+    index = writer.shared(which.reshape(-1).astype(np.uint8))
+    number = writer.node("Cast", [index], f"{name}.which", to=TensorProto.INT32)
+    tables = writer.node("Gather", [writer.shared(different), number], f"{name}.tables", axis=0)
+    row = writer.node("Reshape", [tables, writer.shared(np.array([-1]))], f"{name}.row")
+    channels = (-1, *[1] * (len(writer.program.shapes[name]) - 1))
+    entry = _entry(writer, name, source, len(operator.table), channels)
+    writer.call(lookup_function, [entry, row], [writer.read(name)])
 
 
 def _write_input_quantize(writer: Writer, operator: InputQuantize) -> None:

@@ -29,22 +29,28 @@ def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]
         return names
     writer.written.add(names["weight"])
     name, folded = sums.owner, sums.folded
-    half = folded.half
-    if folded.bits == 8:
-        writer.constant(names["weight"], sums.weight)
-    else:
-        packed = pack_layer(folded)
-        half = packed.half
+    parts = [(filters, part, pack_layer(part) if part.bits != 8 else None) for filters, part in folded.parts()]
+    half, silent = folded.half.copy(), any(packed is not None and packed.silent for _, _, packed in parts)
+    unpacked = f"{name}.all" if silent else names["weight"]
+    for filters, part, packed in parts:
+        target = unpacked if len(parts) == 1 else f"{name}.weight{part.bits}"
+        weight = sums.weight[filters]
+        if packed is None:
+            writer.constant(target, weight)
+            continue
+        half[filters] = packed.half
+        suffix = "" if len(parts) == 1 else str(part.bits)
         inputs = [
-            writer.constant(f"{name}.packed", packed.stream),
-            writer.shared(np.array(sums.weight.shape)),
+            writer.constant(f"{name}.packed{suffix}", packed.stream),
+            writer.shared(np.array(weight.shape)),
             writer.shared(np.int32(packed.gain)),
             writer.shared(np.int32(packed.offset)),
         ]
-        unpacked = f"{name}.all" if packed.silent else names["weight"]
-        writer.call(unpack_function, inputs, [unpacked], bits=[packed.bits])
-        if packed.silent:
-            writer.call(silence_function, [unpacked, f"{name}.half"], [names["weight"]])
+        writer.call(unpack_function, inputs, [target], bits=[packed.bits])
+    if len(parts) > 1:
+        _arrange(writer, name, [(filters, f"{name}.weight{part.bits}") for filters, part, _ in parts], unpacked)
+    if silent:
+        writer.call(silence_function, [unpacked, f"{name}.half"], [names["weight"]])
     inputs = [
         writer.constant(f"{name}.half", half),
         writer.shared(folded.layer_scale),
@@ -53,6 +59,15 @@ def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]
     ]
     writer.call(channels_function, inputs, [names["scale"], names["bias"]])
     return names
+
+
+def _arrange(writer: Writer, name: str, parts: list[tuple[np.ndarray, str]], target: str) -> None:
+    """Filters that are stored by rising bits, in the order of the layer's channels: for each its place among them."""
+    places = np.argsort(np.concatenate([filters for filters, _ in parts]))
+    places = places.astype(np.uint8 if len(places) <= 256 else np.uint16)
+    stored = writer.node("Concat", [part for _, part in parts], f"{name}.stored", axis=0)
+    order = writer.node("Cast", [writer.constant(f"{name}.places", places)], f"{name}.order", to=TensorProto.INT32)
+    writer.node("Gather", [stored, order], target, axis=0)
 
 
 def _ones(writer: Writer, name: str, shape: tuple[int, ...]) -> str:

@@ -182,7 +182,10 @@ class Concat:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """stored = table[stored]; table is uint8 (256,). A function, a clip, a narrowing for one layer, another sign."""
+    """stored = table[stored]; table is uint8 (256,). A function, a clip, a narrowing for one layer, another sign.
+
+    Where maps differ in bits, table is uint8 (channels, 256): stored = table[channel, stored].
+    """
 
     name: str
     layer: str

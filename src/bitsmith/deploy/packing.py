@@ -66,7 +66,9 @@ def pack_codes(codes: np.ndarray, bits: int, *, odd: bool, shift: int = 0) -> tu
 
 
 def pack_layer(folded: Folded) -> Packed:
-    """The stored weights of a layer of 1..7 bits."""
+    """The stored weights of a layer, or of the filters of one bit-width of it (`Folded.parts`), of 1..7 bits."""
+    assert isinstance(folded.bits, int)
+    assert isinstance(folded.odd, bool)
     stream, gain, offset = pack_codes(folded.codes, folded.bits, odd=folded.odd, shift=folded.shift)
     dead = (folded.codes.reshape(len(folded.codes), -1) == 0).all(1)
     silent = bool((folded.odd or folded.bits == 1) and dead.any())

@@ -91,8 +91,7 @@ def apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray])
     grids = program.grids
     match operator:
         case InputTable():
-            channels = np.arange(len(operator.table)).reshape(-1, *[1] * (x.ndim - 2))
-            return operator.table[channels, x]
+            return _by_channel(operator.table, x)
         case InputQuantize():
             if operator.gain is not None:
                 x = x * operator.gain + operator.offset
@@ -121,7 +120,7 @@ def apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray])
         case Concat():
             return np.concatenate(inputs, 1)
         case Table():
-            return operator.table[x]
+            return operator.table[x] if operator.table.ndim == 1 else _by_channel(operator.table, x)
         case MaxPool():
             lowest = 0 if x.dtype == np.uint8 else -np.inf
             return windows(x, operator.kernel, operator.stride, operator.padding, operator.dilation, lowest).max((4, 5))
@@ -149,6 +148,11 @@ def apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray])
         ):  # fmt: skip
             return compute(operator, inputs)
     assert_never(operator)
+
+
+def _by_channel(tables: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """tables[channel, x] for tables (channels, 256)."""
+    return tables[np.arange(len(tables)).reshape(-1, *[1] * (x.ndim - 2)), x]
 
 
 def requantize(total: np.ndarray, sums: Sums, source: StoredGrid, grid: StoredGrid, top: int) -> np.ndarray:

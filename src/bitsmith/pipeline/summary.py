@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from bitsmith.blueprint import Bits, Blueprint, Budget, Options
-from bitsmith.cost import COSTS, exact, price, table
+from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.cost import COSTS, exact, price
 from bitsmith.errors import RunError
 from bitsmith.pipeline.artefacts import describe_difference
 from bitsmith.pipeline.explain import FILE as EXPLAINED
@@ -156,22 +158,29 @@ def _float_row(job: Job) -> Row:
 
 
 def _layers(blueprint: Blueprint) -> list[LayerRow]:
-    totals = {cost: exact(cost, blueprint.graph, blueprint.bits) for cost in ("weights", "size", "bitops")}
-    return [
-        LayerRow(
-            name=layer.name,
-            kind=layer.kind,
-            weights=layer.weights,
-            macs=layer.macs,
-            weight_bits=blueprint.bits[layer.name].weight,
-            activation_bits=blueprint.bits[layer.name].activation,
-            shares={
-                cost: float(table(cost, blueprint.graph, layer, _only(blueprint.bits[layer.name]))[0, 0] / total)
-                for cost, total in totals.items()
-            },
+    graph, plan = blueprint.graph, blueprint.grids
+    totals = {cost: exact(cost, graph, blueprint.bits) for cost in ("weights", "size", "bitops")}
+    rows = []
+    for layer in graph.layers:
+        bits = blueprint.bits[layer.name]
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                kind=layer.kind,
+                weights=layer.weights,
+                macs=layer.macs,
+                weight_bits=mean(bits.filters(layer)),
+                activation_bits=mean(bits.maps(layer)),
+                shares={c: float(COSTS[c].entry(graph, plan, layer, bits) / total) for c, total in totals.items()},
+                filters="" if isinstance(bits.weight, int) else _counted(bits.weight),
+                maps="" if isinstance(bits.activation, int) else _counted(bits.activation),
+            )
         )
-        for layer in blueprint.graph.layers
-    ]
+    return rows
+
+
+def _counted(widths: tuple[int, ...]) -> str:
+    return ", ".join(f"{bits}: {count}" for bits, count in sorted(Counter(widths).items()))
 
 
 def _sensitivities(job: Job, details: Mapping[str, Any]) -> Sensitivities:
@@ -192,10 +201,6 @@ def _sensitivities(job: Job, details: Mapping[str, Any]) -> Sensitivities:
         within=noise["within"],
         standard_error=noise["standard_error"],
     )
-
-
-def _only(bits: Bits) -> Options:
-    return Options(weight=(bits.weight,), activation=(bits.activation,))
 
 
 def _curves(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[Curve]:

@@ -19,7 +19,8 @@ def summarize_bits(blueprint: Blueprint) -> str:
         return (str(low) if low == high else f"{low}-{high}") + "+float" * (len(widths) < len(values))
 
     inner = list(blueprint.bits.values())
-    weight, activation = spread([b.weight for b in inner]), spread([b.activation for b in inner])
+    weight = spread([width for b in inner for width in b.weight_widths])
+    activation = spread([width for b in inner for width in b.activation_widths])
     return f"w{weight} a{activation}"
 
 
@@ -31,7 +32,7 @@ def meets(blueprint: Blueprint, budgets: Iterable[Budget], costs: Mapping[str, C
 
 def float_layers(blueprint: Blueprint) -> tuple[str, ...]:
     """The layers that compute in float32: their weights or what they read is not quantized."""
-    return tuple(name for name, bits in blueprint.bits.items() if FLOAT in (bits.weight, bits.activation))
+    return tuple(name for name, bits in blueprint.bits.items() if bits.is_float)
 
 
 def is_integer(blueprint: Blueprint) -> bool:

@@ -6,7 +6,9 @@ A frozen layer computes, with integer weights w (codes times 2^k), input step sx
     bias_c = rint(stored_c * granule / half_c),
 
 where half_c is a float16 and stored_c an int16: four bytes per channel. The granule (a power of two, one per layer)
-makes 16 bits cover the largest bias of the layer. k is the largest shift that keeps pairs of products in 16 bits and
+makes 16 bits cover the largest bias of the layer. Codes of filters with fewer bits than the layer's widest are lifted
+first: they count as 2^l times as many units of a step 2^l times as small, with the largest l that keeps them within the
+codes of the widest filter. k is the largest shift that keeps pairs of products in 16 bits and
 every accumulator below 2^24: a low-bit input has so coarse an accumulator unit that an unshifted bias could not be
 represented. Where no shift can (a wide layer of 8 bits, the mean of its BatchNorm far from zero), k is 0 and
 accumulators may go to 2^31: int32 sums stay exact, and every runtime rounds them to float32 in the same way.
@@ -18,15 +20,16 @@ where its scale is zero or 2^-14 of the layer's largest, or where its filter doe
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitsmith.blueprint import FLOAT, Blueprint, Node
+from bitsmith.blueprint import FLOAT, Blueprint, Node, Widths
 from bitsmith.errors import ExportError
+from bitsmith.quantize.filterwise import FilterWise
 from bitsmith.quantize.fold_float import FloatFolded, fold_float
 from bitsmith.quantize.layers import Affine, Priced, apply_weight
 from bitsmith.quantize.network import Network
@@ -43,9 +46,11 @@ class Folded:
 
     Args:
         codes: int16 weight codes before the shift, shape of the weight; odd integers where `odd`.
-        bits: of the weight.
-        odd: codes are odd integers of +-(2^bits - 1), else all integers of +-(2^(bits-1) - 1).
-        shift: k; the integer weights are codes * 2^k and fit int8.
+        bits: of the weight, or of each filter.
+        odd: codes are odd integers of +-(2^bits - 1), else all integers of +-(2^(bits-1) - 1); for each filter, where
+            their bits differ.
+        shift: k; the integer weights are codes * 2^(k + l) and fit int8.
+        lift: l of each filter; () where all have equal bits, and it is 0.
         half: float16 (channels,), in (0, 1].
         layer_scale: float32; scale_c = float32(layer_scale * half_c).
         stored_bias: int16 (channels,).
@@ -54,19 +59,42 @@ class Folded:
     """
 
     codes: np.ndarray
-    bits: int
-    odd: bool
+    bits: Widths
+    odd: bool | tuple[bool, ...]
     shift: int
     half: np.ndarray
     layer_scale: np.float32
     stored_bias: np.ndarray
     granule: np.float32
     input: Grid
+    lift: tuple[int, ...] = ()
 
     @property
     def weight(self) -> np.ndarray:
-        """int8 weights, codes * 2^shift."""
-        return (self.codes * 2**self.shift).astype(np.int8)
+        """int8 weights, codes * 2^(shift + lift)."""
+        exponent = self.shift + np.array(self.lift or 0).reshape(-1, *[1] * (self.codes.ndim - 1))
+        return (self.codes * 2**exponent).astype(np.int8)
+
+    def parts(self) -> list[tuple[np.ndarray, Folded]]:
+        """The filters of each bit-width, by rising bits: their numbers, and the layer that they alone would be."""
+        if isinstance(self.bits, int):
+            return [(np.arange(len(self.codes)), self)]
+        assert not isinstance(self.odd, bool)
+        found = []
+        for bits in sorted(set(self.bits)):
+            filters = np.flatnonzero(np.array(self.bits) == bits)
+            part = replace(
+                self,
+                codes=self.codes[filters],
+                bits=bits,
+                odd=self.odd[filters[0]],
+                shift=self.shift + self.lift[filters[0]],
+                lift=(),
+                half=self.half[filters],
+                stored_bias=self.stored_bias[filters],
+            )
+            found.append((filters, part))
+        return found
 
     @property
     def scale(self) -> np.ndarray:
@@ -88,13 +116,21 @@ class Folded:
 
 
 def fold(
-    name: str, *, codes: np.ndarray, step: np.ndarray, bits: int, odd: bool, bias: np.ndarray, input: Grid
+    name: str,
+    *,
+    codes: np.ndarray,
+    step: np.ndarray,
+    bits: Widths,
+    odd: bool | tuple[bool, ...],
+    bias: np.ndarray,
+    input: Grid,
 ) -> Folded:
     """Round a layer y_c = step_c * sum codes x + bias_c to its stored integers; see the module's text.
 
     Args:
         codes: integer weights, filters first.
         step: float64 (channels,); may be negative or zero.
+        bits, odd: as of `Folded`.
         bias: float64 (channels,), in the units of y.
         input: grid of x.
 
@@ -103,7 +139,10 @@ def fold(
     """
     if not all(np.isfinite(numbers).all() for numbers in (codes, step, bias)):
         raise ExportError(f"layer {name!r} has weights, steps or BatchNorm statistics that are not finite")
-    rows = codes.reshape(len(codes), -1).astype(np.int64)
+    lift = _lift(bits, odd)
+    lifted = 2 ** np.array(lift or 0).reshape(-1, 1)
+    rows = codes.reshape(len(codes), -1).astype(np.int64) * lifted
+    step = step / lifted[:, 0]
     rows = rows * np.where(step < 0, -1, 1)[:, None]
     step = np.where(np.abs(step) < 2.0**-100, 0.0, np.abs(step))  # float32 holds no smaller scale
     largest_input = max(-input.lo, input.hi)
@@ -127,7 +166,7 @@ def fold(
         units = bias / (np.float64(layer_scale) * input.step)
         granule = np.float32(2.0 ** np.ceil(np.log2(max(np.abs(units).max() / 32767, 2.0**-40))))
         folded = Folded(
-            codes=rows.reshape(codes.shape).astype(np.int16),
+            codes=(rows // lifted).reshape(codes.shape).astype(np.int16),
             bits=bits,
             odd=odd,
             shift=shift,
@@ -136,6 +175,7 @@ def fold(
             stored_bias=np.rint(units / granule).clip(-32767, 32767).astype(np.int16),
             granule=granule,
             input=input,
+            lift=lift,
         )
         largest = int((reach * 2**shift + np.abs(folded.bias)).max())
         if largest < ACCUMULATOR:
@@ -143,6 +183,14 @@ def fold(
     if largest >= 2**31:
         raise ExportError(f"layer {name!r} is so wide that its sums pass 32 bits; use fewer weight or activation bits")
     return folded
+
+
+def _lift(bits: Widths, odd: bool | tuple[bool, ...]) -> tuple[int, ...]:
+    if isinstance(bits, int):
+        return ()
+    assert not isinstance(odd, bool)
+    largest = [max(1, 2**b - 1 if is_odd else 2 ** (b - 1) - 1) for b, is_odd in zip(bits, odd, strict=True)]
+    return tuple((max(largest) // most).bit_length() - 1 for most in largest)
 
 
 class FrozenLayer(nn.Module):
@@ -194,7 +242,7 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
             replacement = FrozenLayer(node, _fold_affine(node, cast(Affine, layer), network, carrier), None)
         else:
             bits = blueprint.bits[node.name]
-            if FLOAT in (bits.weight, bits.activation):
+            if bits.is_float:
                 folded = _fold_priced_float(node, cast(Priced, layer))
             else:
                 folded = _fold_priced(node, cast(Priced, layer), network.input_grid(node.name))
@@ -207,9 +255,9 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
 def _fold_priced(node: Node, layer: Priced, input: Grid) -> Folded:
     codes, step, quantizer = _codes(node, layer)
     gain, bias = _line(layer)
-    return fold(
-        node.name, codes=codes, step=step * gain, bits=quantizer.bits, odd=quantizer.odd, bias=bias, input=input
-    )
+    mixed = isinstance(quantizer, FilterWise)
+    bits, odd = (quantizer.widths, quantizer.odds) if mixed else (quantizer.bits, quantizer.odd)
+    return fold(node.name, codes=codes, step=step * gain, bits=bits, odd=odd, bias=bias, input=input)
 
 
 @torch.no_grad()
@@ -218,6 +266,11 @@ def _fold_priced_float(node: Node, layer: Priced) -> FloatFolded:
     if layer.quantize_weight is None:
         return fold_float(node.name, weight=layer.weight.double().cpu().numpy(), gain=gain, bias=bias)
     codes, step, quantizer = _codes(node, layer)
+    if isinstance(quantizer, FilterWise):
+        raise ExportError(
+            f"layer {node.name!r} reads floats, and its filters differ in bits, which no file holds yet: give what it "
+            "reads 1..8 bits, or its weights one bit-width"
+        )
     return fold_float(node.name, weight=codes, gain=step * gain, bias=bias, bits=quantizer.bits, odd=quantizer.odd)
 
 

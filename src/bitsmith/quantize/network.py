@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, PRICED, Bits, Blueprint, GridPlan, LayerSpec, NetworkGraph, Node, plan_grids
 from bitsmith.errors import RunError
+from bitsmith.quantize.filterwise import FilterWise
 from bitsmith.quantize.layers import Affine, Priced, apply_free, input_channels
 from bitsmith.quantize.lsq import LearnedStep, Stream
 from bitsmith.quantize.mixture import Mixture
@@ -39,9 +40,8 @@ class Stepped(nn.Module):
         """Start every weight step from the weights."""
         for layer in self.modules():
             quantizer = layer.quantize_weight if isinstance(layer, Priced) else None
-            for module in [] if quantizer is None else quantizer.modules():
-                if isinstance(module, Quantizer):
-                    module.calibrate(cast(Priced, layer).weight)
+            for module in [] if quantizer is None else _whole(quantizer):
+                module.calibrate(cast(Priced, layer).weight)
 
 
 class Network(Stepped):
@@ -188,15 +188,27 @@ def build(blueprint: Blueprint) -> Network:
 
     Raises:
         BitsmithError: the blueprint names an unknown quantizer.
+        RunError: it has removed filters (`prune` cuts them out), or maps that differ in bits under a quantizer that has
+            no levels of their own for them.
     """
     quantizers = find_quantizers(blueprint.quantizer)
 
     def make_weight(layer: LayerSpec, shape: tuple[int, ...], per_filter: bool) -> nn.Module | None:
         bits = blueprint.bits[layer.name].weight
-        return None if bits == FLOAT else quantizers.weight(bits, shape, per_filter)
+        if isinstance(bits, int):
+            return None if bits == FLOAT else quantizers.weight(bits, shape, per_filter)
+        widths = blueprint.bits[layer.name].filters(layer)
+        return FilterWise(widths, shape, lambda bits, shape: quantizers.weight(bits, shape, per_filter))
 
     def make_input(layer: LayerSpec, signed: bool, narrows: bool) -> nn.Module | None:
         bits = blueprint.bits[layer.name].activation
+        if not isinstance(bits, int):
+            if quantizers.maps is None:
+                raise RunError(
+                    f"layer {layer.name!r} reads maps that differ in bits, and the quantizer {blueprint.quantizer!r} "
+                    "has one number of levels for all of them; take lsq, or one bit-width"
+                )
+            return quantizers.maps(bits, signed)
         if bits == FLOAT or (narrows and bits == blueprint.stream_bits):
             return None
         return quantizers.activation(bits, signed)
@@ -227,6 +239,15 @@ def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
             root.add_module(name, nn.Module())
         root = cast(nn.Module, root._modules[name])
     root.add_module(last, module)
+
+
+def _whole(module: nn.Module) -> Iterator[Quantizer]:
+    """The quantizers of a whole tensor within a module, not those that they are made of."""
+    if isinstance(module, Quantizer):
+        yield module
+    else:
+        for child in module.children():
+            yield from _whole(child)
 
 
 def _last_reads(graph: NetworkGraph) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from bitsmith.errors import BitsmithError
 from bitsmith.quantize.gaussian import GaussianActivation, GaussianWeight
 from bitsmith.quantize.lsq import LsqActivation, LsqWeight
+from bitsmith.quantize.maps import LsqMaps
 from bitsmith.quantize.pact import PactActivation, SawbWeight
 from bitsmith.quantize.quantizer import ActivationQuantizer, Quantizer
 
@@ -31,6 +32,7 @@ class QuantizerPair:
         weight: of (bits, shape of the weight, whether one step per filter is allowed).
         activation: of (bits, signed).
         power_of_two: whether the streams between layers have steps that are powers of two as well.
+        maps: of (bits of each map, signed), where it can give maps bits of their own.
 
     Example:
         MINE = QuantizerPair(
@@ -43,17 +45,20 @@ class QuantizerPair:
     weight: Callable[[int, tuple[int, ...], bool], Quantizer]
     activation: Callable[[int, bool], ActivationQuantizer]
     power_of_two: bool = False
+    maps: Callable[[tuple[int, ...], bool], LsqMaps] | None = None
 
 
 QUANTIZERS: dict[str, QuantizerPair] = {
     "lsq": QuantizerPair(
         weight=lambda bits, shape, per_filter: LsqWeight(bits, shape, per_filter=per_filter),
         activation=lambda bits, signed: LsqActivation(bits, signed=signed),
+        maps=lambda widths, signed: LsqMaps(widths, signed=signed),
     ),
     "lsq-pow2": QuantizerPair(
         weight=lambda bits, shape, per_filter: LsqWeight(bits, shape, per_filter=per_filter, power_of_two=True),
         activation=lambda bits, signed: LsqActivation(bits, signed=signed, power_of_two=True),
         power_of_two=True,
+        maps=lambda widths, signed: LsqMaps(widths, signed=signed, power_of_two=True),
     ),
     "pact": QuantizerPair(
         weight=lambda bits, shape, per_filter: SawbWeight(bits),

@@ -32,7 +32,7 @@ def layer_figure(layers: Sequence[LayerRow], name: str) -> Figure | None:
         "activation bits": [layer.activation_bits for layer in layers],
     }
     for (title, values), color in zip(bits.items(), COLORS, strict=False):
-        shown = ["float" if b == FLOAT else str(b) for b in values]
+        shown = ["float" if b == FLOAT else f"{b:.3g}" for b in values]
         keys.append(Key(text=title, color=color, mark="bar"))
         figure.add_bar(
             x=x, y=[min(b, _FLOAT_BAR) for b in values], name=title, marker={"color": color},

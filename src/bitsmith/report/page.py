@@ -159,8 +159,8 @@ def _change(value: float, cost: str) -> str:
     return f"{'+' if value > 0 else ''}{format_cost(cost, value)}" if value else "0"
 
 
-def _bits(value: int) -> str:
-    return "float" if value == FLOAT else str(value)
+def _bits(value: float) -> str:
+    return "float" if value == FLOAT else f"{value:.3g}"
 
 
 def _plain(value: str | int | float) -> str:

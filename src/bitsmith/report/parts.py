@@ -37,6 +37,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 BitWidth = Annotated[int, Field(ge=0, le=FLOAT)]
+MeanBits = Annotated[float, Field(ge=0, le=FLOAT)]
 Plain = str | int | float
 
 
@@ -86,15 +87,23 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRow:
-    """One priced layer of a network; bits 32 = float; `shares`: cost -> this layer's part of it, 0..1."""
+    """One priced layer of a network.
+
+    Args:
+        weight_bits, activation_bits: 32 = float; means over weights and over maps where these differ.
+        filters, maps: how many have how many bits ("2: 12, 8: 4"); "" where all are alike.
+        shares: cost -> this layer's part of it, 0..1.
+    """
 
     name: str
     kind: str
     weights: Count
     macs: Count
-    weight_bits: BitWidth
-    activation_bits: BitWidth
+    weight_bits: MeanBits
+    activation_bits: MeanBits
     shares: dict[Cost, Fraction]
+    filters: str = ""
+    maps: str = ""
 
     __pydantic_config__ = STRICT
 

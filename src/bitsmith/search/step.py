@@ -56,15 +56,18 @@ def single_steps(space: Precision, blueprint: Blueprint) -> list[Step]:
 
     The blueprint need not be of the space; its layers must be.
 
+    Raises:
+        RunError: filters or maps of a layer differ in bits.
+
     Example:
         With weight bits (2, 3, 4, 8) and activation bits (8,), a layer at w3a8 has the steps 3 -> 2 and 3 -> 4.
     """
     found: list[Step] = []
     for layer, options in space.options.items():
-        bits = blueprint.bits[layer]
+        weight, activation = blueprint.bits[layer].pair(layer)
         decisions: list[tuple[Literal["weight", "activation"], int, tuple[int, ...]]] = [
-            ("weight", bits.weight, options.weight),
-            ("activation", bits.activation, options.activation),
+            ("weight", weight, options.weight),
+            ("activation", activation, options.activation),
         ]
         for kind, now, allowed in decisions:
             below, above = [b for b in allowed if b < now], [b for b in allowed if b > now]

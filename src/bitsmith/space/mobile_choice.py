@@ -166,5 +166,5 @@ def read_choice(space: MobileSpace, blueprint: Blueprint) -> dict[str, Option]:
         block, _, part = layer.rpartition(".")
         by = block if space.bits == "block" and part in DECIDED_BY else layer
         if part not in GATE:
-            found[f"{by}.weight_bits"], found[f"{by}.activation_bits"] = bits.weight, bits.activation
+            found[f"{by}.weight_bits"], found[f"{by}.activation_bits"] = bits.pair(layer)
     return found

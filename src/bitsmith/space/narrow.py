@@ -13,20 +13,18 @@ import numpy as np
 from torch import Tensor
 
 from bitsmith.blueprint import (
-    PRICED,
     Bits,
     Blueprint,
     Budget,
     Coupling,
     NetworkGraph,
-    Node,
     couple,
     format_cost,
-    groups_removed,
     keep,
 )
 from bitsmith.cost import COSTS, Cost, exact, fits
 from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.space.cut import cut_state
 from bitsmith.space.pins import Pin
 from bitsmith.space.precision import precision
 from bitsmith.space.widths import alike, kept_units
@@ -65,18 +63,7 @@ class Narrowed:
         Args:
             state: as `Captured.state`.
         """
-        found = dict(state)
-        for node in self.coupling.graph.nodes:
-            if node.shares or (node.op not in PRICED and node.norm is None):
-                continue
-            filters = self.left(node.name)
-            for key in ("bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
-                if (name := f"{node.name}.{key}") in state:
-                    found[name] = state[name][filters].clone()
-            if node.op in PRICED:
-                name = f"{node.name}.weight"
-                found[name] = state[name][filters][:, self._read(node)].clone()
-        return found
+        return cut_state(self.coupling, self.kept, state)
 
     def note(self) -> str:
         """What became narrower, for people."""
@@ -92,14 +79,6 @@ class Narrowed:
         kept = [f"{name} ({self._why(name)})" for name, old, new in counts if new == old and self._wanted(name, old)]
         kept = [*kept[:3], f"{len(kept) - 3} more"] if len(kept) > 3 else kept
         return f"{text}; all filters left in {', '.join(kept)}" if kept else text
-
-    def _read(self, node: Node) -> np.ndarray:
-        """Positions in a filter of the given network that are left: its inputs are those of one group."""
-        source = self.coupling.units[node.inputs[0]]
-        one_group = len(source) // node.groups
-        if groups_removed(node, len(source)):
-            return np.arange(one_group)
-        return np.flatnonzero(self.kept[source[:one_group]])
 
     def _wanted(self, layer: str, filters: int) -> bool:
         """Whether a layer should have lost filters; those that make the network's outputs should not."""

@@ -60,7 +60,7 @@ def resolve_pins(names: Sequence[str], pins: Mapping[str, Pin]) -> dict[str, _Pi
 
 def _read(name: str, pin: Pin) -> _Pinned:
     if isinstance(pin, Bits):
-        return pin.weight, pin.activation
+        return pin.pair(name)
     text = str(pin).strip()
     if text == "float":
         return FLOAT, FLOAT

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from bitsmith.blueprint import Widths
 from bitsmith.data import Split
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import Network
@@ -91,7 +92,7 @@ def fit(
     return history
 
 
-def _bits(network: nn.Module) -> dict[str, list[int]] | None:
+def _bits(network: nn.Module) -> dict[str, list[Widths]] | None:
     """Layer -> weight and activation bits: networks of different bits have states of equal names and shapes."""
     if not isinstance(network, Network) or network.blueprint is None:
         return None

@@ -32,15 +32,15 @@ def slices(network: SharedNetwork, blueprint: Blueprint) -> dict[str, Tensor]:
     built = build(blueprint).to(network.stem.weight.device, network.stem.weight.dtype)
     for name, layer in built.priced():
         source = _layer(network, name)
-        bits = blueprint.bits[name]
+        weight_bits, activation_bits = blueprint.bits[name].pair(name)
         layer.weight.copy_(_crop(source.weight, layer.weight))
         if layer.bias is not None:
             layer.bias.copy_(cast(Tensor, source.bias)[: len(layer.bias)])
         if layer.norm is not None:
             _copy(cast(nn.Module, source.norm), layer.norm)
-        _copy(_at(source.candidates, bits.weight), cast(nn.Module, layer.quantize_weight))
+        _copy(_at(source.candidates, weight_bits), cast(nn.Module, layer.quantize_weight))
         if layer.quantize_input is not None:
-            _copy(_at(_reader(network, built.graph, name).candidates, bits.activation), layer.quantize_input)
+            _copy(_at(_reader(network, built.graph, name).candidates, activation_bits), layer.quantize_input)
     for carrier in built.grids.stream:
         _copy(_stream(network, blueprint, carrier), built.stream(carrier))
     return built.state_dict()

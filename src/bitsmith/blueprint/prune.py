@@ -1,0 +1,90 @@
+"""Removed filters, made real: a blueprint with filters at 0 bits becomes a narrower network without any.
+
+A removed filter has neither weights nor BatchNorm scale and offset: its channel is zero, and what reads it has one
+input less. Channels that are coupled go together (`bitsmith.blueprint.coupling`): where one filter of an addition is
+removed, so are those that it is added to; a depthwise filter goes with the channel that it reads. So nothing behind a
+search, neither costs nor training nor files, ever meets a filter of 0 bits.
+
+In float the narrower network computes what the masked one does, where every function that a removed channel passes
+keeps zero. A sigmoid doesn't (it makes 1/2 of it); there the inputs that read the channel count as removed with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bitsmith.blueprint.bits import Bits
+from bitsmith.blueprint.blueprint import Blueprint
+from bitsmith.blueprint.coupling import Coupling, couple, keep
+from bitsmith.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pruned:
+    """A blueprint without its removed filters.
+
+    Args:
+        blueprint: of the narrower network; names are those of the given one.
+        coupling: of the given network.
+        kept: its units that are left, bool [units].
+    """
+
+    blueprint: Blueprint
+    coupling: Coupling
+    kept: np.ndarray
+
+    def left(self, node: str) -> np.ndarray:
+        """The output channels of a node of the given network that are left, in order."""
+        return np.flatnonzero(self.kept[self.coupling.units[node]])
+
+
+def prune(blueprint: Blueprint) -> Pruned:
+    """Cut removed filters out of a network, with all that is coupled with them.
+
+    Raises:
+        RunError: naming the layer: a removed filter makes an output of the network or is coupled with its input, its
+            channel is shuffled, or no channel would be left.
+
+    Example:
+        A chain of 4 and 6 filters, the second of the first layer removed:
+
+        >>> bits = {"conv0": Bits(weight=(2, 0, 4, 2), activation=8), "conv1": Bits(weight=8, activation=(4, 8, 4, 4))}
+        >>> found = prune(Blueprint(graph=graph, bits=bits)).blueprint
+        >>> found.graph["conv0"].shape[0], found.bits["conv0"].weight, found.bits["conv1"].activation
+        (3, (2, 4, 2), 4)
+    """
+    graph, coupling = blueprint.graph, couple(blueprint.graph)
+    kept = np.ones(len(coupling.pinned), bool)
+    for layer in graph.layers:
+        weight = blueprint.bits[layer.name].weight
+        if isinstance(weight, int):
+            continue
+        removed = coupling.units[layer.name][np.array(weight) == 0]
+        for reasons, text in (
+            (coupling.pinned, "makes an output of the network or is coupled with its input"),
+            (coupling.shuffled, "makes a channel that is shuffled"),
+        ):
+            if reasons[removed].any():
+                filter = int(np.flatnonzero((np.array(weight) == 0) & reasons[coupling.units[layer.name]])[0])
+                raise RunError(
+                    f"filter {filter} of layer {layer.name!r} can't be removed: it {text}; give it 1..8 bits"
+                )
+        kept[removed] = False
+    if kept.all():
+        return Pruned(blueprint=blueprint, coupling=coupling, kept=kept)
+    for node in graph.nodes:
+        if not kept[coupling.units[node.name]].any():
+            raise RunError(f"no channel of {node.name!r} would be left; keep one filter of those that make it")
+
+    def left(widths: int | tuple[int, ...], node: str) -> int | tuple[int, ...]:
+        if isinstance(widths, int):
+            return widths
+        return tuple(bits for bits, stays in zip(widths, kept[coupling.units[node]].tolist(), strict=True) if stays)
+
+    bits = {
+        name: Bits(weight=left(old.weight, name), activation=left(old.activation, graph[name].inputs[0]))
+        for name, old in blueprint.bits.items()
+    }
+    return Pruned(blueprint=replace(blueprint, graph=keep(coupling, kept), bits=bits), coupling=coupling, kept=kept)
