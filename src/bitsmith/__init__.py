@@ -7,6 +7,7 @@ The public names, in the order of a job:
     search                                  find a Blueprint inside every Budget, by one of the methods
         Composite, Sensitivity, GridSearch, Uniform, Random; of whole networks: Supernet
     fronts                                  one set of budgets per network: "size=10,15,20kB"
+    prune                                   a Blueprint without the filters that it removes (0 bits)
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
     quantize                                the same from float weights, without training
     export, verify, load                    files that run as integers, and the proof
@@ -14,7 +15,7 @@ The public names, in the order of a job:
     price                                   what a blueprint costs
 """
 
-from bitsmith.blueprint import Bits, Blueprint, Budget, fronts
+from bitsmith.blueprint import Bits, Blueprint, Budget, fronts, prune
 from bitsmith.capture import capture
 from bitsmith.cost import price
 from bitsmith.data import from_loaders, open_data
@@ -52,6 +53,7 @@ __all__ = [
     "open_data",
     "precision_space",
     "price",
+    "prune",
     "quantize",
     "search",
     "train",

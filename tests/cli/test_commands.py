@@ -5,7 +5,10 @@ import json
 import numpy as np
 import onnx
 from PIL import Image
+from torch import nn
 
+from bitsmith.blueprint import Bits, Blueprint
+from bitsmith.capture import capture
 from bitsmith.recipe import make_method, read_recipe
 from bitsmith.report import read_record
 
@@ -243,3 +246,23 @@ def test_run_takes_a_folder_of_images_with_its_shape(bitsmith, tmp_path):
     refused = bitsmith(*options, "--input", "3x8x8", "--out", "b", cwd=tmp_path, check=1)
     assert "size is at least" in refused.stderr
     assert json.loads((tmp_path / "b" / "graph.json").read_text())["graph"]["nodes"][0]["shape"] == [3, 8, 8]
+
+
+def test_cost_of_a_blueprint_with_removed_filters(bitsmith, tmp_path):
+    """One of 8 filters of 9 weights at 8 bits is gone, and with it an input of the next layer: 8 + 8 weights less."""
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Flatten())\n"
+    )
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Flatten())
+    graph = capture(net, (1, 3, 3)).graph
+    first, last = (layer.name for layer in graph.layers)
+    bits = {first: Bits(weight=(8, 8, 0, 8, 8, 8, 8, 8), activation=8), last: Bits(weight=8, activation=8)}
+    (tmp_path / "b.json").write_text(Blueprint(graph=graph, bits=bits).to_json())
+    alone = json.loads(bitsmith("cost", "--blueprint", "b.json", "--json", cwd=tmp_path).stdout)
+    assert alone["weight_bytes"] == 7 * 9 + 8 * 7
+    given = bitsmith(
+        *("cost", "--model", "nets:make", "--input", "1x3x3", "--blueprint", "b.json", "--json"), cwd=tmp_path
+    )
+    assert json.loads(given.stdout) == alone

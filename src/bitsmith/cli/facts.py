@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bitsmith.blueprint import FLOAT, Bits, Blueprint, format_cost, json_name
+from bitsmith.blueprint import FLOAT, Bits, Blueprint, format_cost, json_name, prune
 from bitsmith.capture import capture
 from bitsmith.cli.app import app
 from bitsmith.cli.options import AsJson, Output, Shape, TargetName, Width, parse_shape
@@ -40,6 +41,7 @@ def cost(
     if model is None:
         if given is None:
             raise RecipeError("give --model with --input, or --blueprint FILE")
+        given = prune(given).blueprint  # without the filters that it removes
         graph, bits = given.graph, given.bits
     else:
         wanted = parse_shape(shape)
@@ -51,7 +53,8 @@ def cost(
         if given is not None:
             if set(given.bits) != set(bits):
                 raise RecipeError(f"{blueprint} is of another network than {model}: its layers have other names")
-            bits = dict(given.bits)
+            given = prune(dataclasses.replace(given, graph=graph)).blueprint
+            graph, bits = given.graph, dict(given.bits)
     narrow = None if width is None else narrowed(graph, width)
     graph = graph if narrow is None else narrow.graph
     costs = price(graph, bits, find_target(target or "onnx").costs)

@@ -1,5 +1,6 @@
 """Sets of blueprints that a search may return."""
 
+from bitsmith.space.cut import cut_state
 from bitsmith.space.mobile import Mobile
 from bitsmith.space.mobile_presets import MOBILE_SPACES
 from bitsmith.space.mobile_space import MobileSpace, Stage, Stem
@@ -19,6 +20,7 @@ __all__ = [
     "Space",
     "Stage",
     "Stem",
+    "cut_state",
     "dump_mobile_space",
     "largest_width",
     "narrow",
