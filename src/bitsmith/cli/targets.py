@@ -98,6 +98,7 @@ def _values(target: Target) -> dict[str, Any]:
         "weight_bits": list(target.weight_bits),
         "activation_bits": list(target.activation_bits),
         "per_channel": target.per_channel,
+        "per_filter": target.per_filter,
         "power_of_two": target.power_of_two,
         "lacks": dict(target.lacks),
         "memories": dict(target.memories),

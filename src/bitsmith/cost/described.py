@@ -80,7 +80,7 @@ class TargetDescription(_Values):
         extends: a built-in target.
         bits: {weights: [2, 4, 8], activations: [8]}.
         float_layers: whether layers may stay float, as of `Target`; onnx' do, unless a table says what integers cost.
-        per_channel, power_of_two: granularity, as of `Target`.
+        per_channel, per_filter, power_of_two: granularity, as of `Target`.
         lacks: operator, or a form of one (`bitsmith.cost.target.FORMS`) -> why it can't be held.
         memories: {flash: 64kB, ram: 16kB}.
         code: flash that everything but the network's data takes, as 12kB.
@@ -100,6 +100,7 @@ class TargetDescription(_Values):
     bits: _Bits = _Bits()
     float_layers: bool | None = None
     per_channel: bool | None = None
+    per_filter: bool | None = None
     power_of_two: bool | None = None
     lacks: dict[str, str] = Field(default_factory=dict)
     memories: _Memories = _Memories()
@@ -159,6 +160,7 @@ class TargetDescription(_Values):
             "weight_bits": self.bits.weights,
             "activation_bits": self.bits.activations,
             "per_channel": self.per_channel,
+            "per_filter": self.per_filter,
             "power_of_two": self.power_of_two,
             "code": None if self.code is None else int(self.code),
             "note": self.note or f"As for {base.name}: {base.note}",

@@ -41,6 +41,7 @@ class Target:
         weight_bits, activation_bits: the bit-widths that it runs as integers, rising.
         float_layers: whether layers may be excluded from quantization, so that they run in float32 between integers.
         per_channel: whether each output channel may have a scale of its own.
+        per_filter: whether the filters of a layer may differ in bits.
         power_of_two: whether all steps must be powers of two.
         lacks: operator, or a form of one as `forms` calls it -> why the target can't hold it.
         memories: "flash" and "ram" in bytes, where the device's are known; they become budgets.
@@ -65,6 +66,7 @@ class Target:
     activation_bits: tuple[int, ...] = tuple(range(1, 9))
     float_layers: bool = False
     per_channel: bool = True
+    per_filter: bool = False
     power_of_two: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)
     memories: Mapping[str, int] = field(default_factory=dict)
@@ -145,6 +147,18 @@ class Target:
             raise RecipeError(
                 f"target {self.name!r} takes one scale for all channels of a layer, and networks here have one for "
                 "each channel (BatchNorm's gain is folded into it); there is no training for it yet"
+            )
+
+    def check_filters(self) -> None:
+        """Refuse filters that differ in bits, where the target has one bit-width for a layer.
+
+        Raises:
+            RecipeError: it has.
+        """
+        if not self.per_filter:
+            raise RecipeError(
+                f"target {self.name!r} has one weight bit-width for each layer, and this method gives filters bits of "
+                "their own; take target onnx, or a method that decides whole layers, such as composite"
             )
 
     def _check_bits(self, layer: str, what: str, wanted: Sequence[int], held: Sequence[int]) -> None:

@@ -37,6 +37,7 @@ TARGETS: dict[str, Target] = {
         name="onnx",
         what="ONNX Runtime on a CPU",
         float_layers=True,
+        per_filter=True,
         formats=("onnx",),
         note="Files that store exactly b bits per weight and run as integers, verified bit for bit; layers pinned to "
         "float run in float32 between them, verified layer by layer.",
@@ -55,6 +56,7 @@ TARGETS: dict[str, Target] = {
     "mpic": Target(
         name="mpic",
         what="MPIC, a RISC-V core with mixed-precision dot products",
+        per_filter=True,
         weight_bits=(2, 4, 8),
         activation_bits=(2, 4, 8),
         cycles=Cycles(rates=_MPIC, hertz=250e6, watts=5.38e-3),
@@ -69,6 +71,7 @@ TARGETS: dict[str, Target] = {
     "bitops-energy": Target(
         name="bitops-energy",
         what="any chip, its energy estimated from bit-widths in 45 nm",
+        per_filter=True,
         energy="bitops-energy",
         formats=("onnx",),
         note="Files as for onnx; the energy compares networks with each other and is no device's.",

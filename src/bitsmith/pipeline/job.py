@@ -229,7 +229,7 @@ def check_budgets(job: Job) -> None:
         BudgetError: naming what is reachable and what binds.
     """
     recipe = job.recipe
-    verbs.check_target(job.space, job.target)
+    verbs.check_target(job.space, job.target, job.method)
     trained = recipe.start != "scratch" and (recipe.float_plan is not None or recipe.model.trained)
     for budgets in recipe.budget_sets():
         job.method.check(job.space, budgets, trained=trained)

@@ -25,7 +25,7 @@ from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
-from bitsmith.search import Composite, Found, Method, Problem, Supernet
+from bitsmith.search import Composite, Filters, Found, Method, Problem, Supernet
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, Pin, Precision, Space, precision
 from bitsmith.train import (
@@ -135,7 +135,7 @@ def search(
     if not limits:
         raise BudgetError("give at least one budget, such as size=20kB")
     device = find_target(target)
-    check_target(space, device)
+    check_target(space, device, method)
     if not _claims_none(space):
         space = replace(space, costs={**space.costs, **device.costs})
     limits = device.within(limits)
@@ -166,12 +166,15 @@ def search(
     return found
 
 
-def check_target(space: Space, target: Target) -> None:
-    """Refuse a space that a target can't hold.
+def check_target(space: Space, target: Target, method: Method | None = None) -> None:
+    """Refuse a space that a target can't hold, and a method whose networks it can't.
 
     Raises:
-        RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer.
+        RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer; bits
+            per filter.
     """
+    if isinstance(method, Filters):
+        target.check_filters()
     if not _claims_none(space):
         steps = find_quantizers(space.quantizer)
         for graph in space.graphs:

@@ -10,10 +10,11 @@ from pydantic import ConfigDict, ValidationError, create_model
 from bitsmith.cost.reading import first_problem
 from bitsmith.errors import RecipeError
 from bitsmith.models.importing import FAILURES, import_users
-from bitsmith.search import Composite, GridSearch, Method, Random, Sensitivity, Supernet, Uniform
+from bitsmith.search import Composite, Filters, GridSearch, Method, Random, Sensitivity, Supernet, Uniform
 
 METHODS: dict[str, type] = {
     "composite": Composite,
+    "filters": Filters,
     "grid": GridSearch,
     "random": Random,
     "sensitivity": Sensitivity,

@@ -1,0 +1,6 @@
+"""Filters: which filters stay, and how many bits each of them has."""
+
+from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
+from bitsmith.search.filters.method import Filters
+
+__all__ = ["RELAXED", "Filters", "RelaxedCosts"]

@@ -1,0 +1,136 @@
+"""Expected costs of a network whose filters are undecided, differentiable.
+
+A layer's cost is a sum over its filters and the maps that each of them reads, so with shares in place of choices
+
+    weights = sum_b b / 8 window N_b,    N_b = sum_groups (sum_f kept_f p_fb) (sum_m kept_m)
+    bitops = positions window sum_b b E[a] N_b,    and so on.
+
+At one-hot shares params, macs and bitops are exactly those of the pruned network. The others are relaxed by what has no
+slope: weights and size leave out that streams end in whole bytes and take the places of filters as given where a layer
+has several options; bops takes log2 instead of its ceiling. They lead a search; what comes out of it is priced exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitsmith.blueprint import Coupling, LayerSpec
+from bitsmith.cost import COSTS
+from bitsmith.cost.layout import HEADER, PER_AFFINE_CHANNEL, PER_CHANNEL, STREAM_BITS, TABLE
+from bitsmith.search.filters.soft import Shares
+from bitsmith.space import Precision
+
+RELAXED: tuple[str, ...] = ("params", "weights", "size", "macs", "bitops", "bops")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """What of a priced layer its costs need; float64."""
+
+    spec: LayerSpec
+    filters: Tensor  # units [filters]
+    maps: Tensor  # units [maps]
+    weight: Tensor  # bits [options]
+    activation: Tensor  # bits [options]
+    window: int
+    positions: int
+    per_channel: int  # learnable numbers beside the weights
+    stored_per_channel: int
+    starts: int  # kinds of streams that it narrows
+
+
+@final
+class RelaxedCosts:
+    """The expected values of some costs.
+
+    Args:
+        names: among `RELAXED`.
+        coupling: of the space's graph.
+    """
+
+    def __init__(self, space: Precision, coupling: Coupling, names: Sequence[str]) -> None:
+        assert set(names) <= set(RELAXED), names
+        graph, plan = space.template.graph, space.template.grids
+        self.names = tuple(names)
+        self._layers = []
+        for spec in graph.layers:
+            node, options = graph[spec.name], space.options[spec.name]
+            place = 0 if len(options.weight) == 1 else 1 if spec.out_channels <= 256 else 2
+            self._layers.append(
+                _Layer(
+                    spec=spec,
+                    filters=torch.from_numpy(coupling.units[spec.name]),
+                    maps=torch.from_numpy(coupling.units[node.inputs[0]]),
+                    weight=torch.tensor(options.weight, dtype=torch.float64),
+                    activation=torch.tensor(options.activation, dtype=torch.float64),
+                    window=spec.kernel[0] * spec.kernel[1],
+                    positions=spec.macs // spec.weights,
+                    per_channel=int(node.bias) + 2 * int(node.norm is not None),
+                    stored_per_channel=PER_CHANNEL + place,
+                    starts=len({plan.signed[c] for c in plan.layer_reads[spec.name]}) if plan.narrows(spec.name) else 0,
+                )
+            )
+        affine = [node for node in graph.nodes if node.op == "affine"]
+        self._affine = [torch.from_numpy(coupling.units[node.name]) for node in affine]
+        channels = sum(node.shape[0] for node in affine)
+        self._fixed = COSTS["size"].fixed(graph, plan) - PER_AFFINE_CHANNEL * channels
+
+    def __call__(self, shares: Shares) -> list[Tensor]:
+        """The values in the order of the names, float64 scalars."""
+        kept = shares.kept.double().cpu()
+        totals = {name: torch.zeros((), dtype=torch.float64) for name in self.names}
+        affine = sum((kept[units].sum() for units in self._affine), torch.zeros((), dtype=torch.float64))
+        if "size" in totals:
+            totals["size"] = totals["size"] + self._fixed + PER_AFFINE_CHANNEL * affine
+        if "params" in totals:
+            totals["params"] = totals["params"] + 2 * affine
+        for layer in self._layers:
+            p = shares.weight[layer.spec.name].double().cpu()
+            q = shares.activation[layer.spec.name].double().cpu()
+            for name, value in self._of(layer, p, q, kept).items():
+                totals[name] = totals[name] + value
+        return [totals[name] for name in self.names]
+
+    def _of(self, layer: _Layer, p: Tensor, q: Tensor, kept: Tensor) -> dict[str, Tensor]:
+        groups = layer.spec.groups
+        stays = kept[layer.filters]
+        filters = (stays[:, None] * p).reshape(groups, -1, p.shape[1]).sum(1)  # [groups, weight bits]
+        maps = kept[layer.maps].reshape(groups, -1).sum(1)  # [groups]
+        counts = layer.window * (filters * maps[:, None]).sum(0)  # weights of each bit-width
+        stored = (counts * layer.weight).sum() / 8
+        found: dict[str, Tensor] = {}
+        for name in self.names:
+            match name:
+                case "params":
+                    found[name] = counts.sum() + layer.per_channel * stays.sum()
+                case "weights":
+                    found[name] = stored
+                case "size":
+                    narrowed = TABLE * layer.starts * q[layer.activation < STREAM_BITS].sum()
+                    found[name] = HEADER + stored + layer.stored_per_channel * stays.sum() + narrowed
+                case "macs":
+                    found[name] = layer.positions * counts.sum()
+                case "bitops":
+                    found[name] = layer.positions * (counts * layer.weight).sum() * (q @ layer.activation)
+                case "bops":
+                    found[name] = self._bops(layer, filters, maps, q)
+        return found
+
+    def _bops(self, layer: _Layer, filters: Tensor, maps: Tensor, q: Tensor) -> Tensor:
+        """As `bitsmith.cost.bops`, with log2 for its ceiling."""
+        fan_in = (layer.window * maps)[:, None]  # [groups, 1]
+        products = fan_in * (layer.weight - 1) * (q @ layer.activation)
+        magnitude = (2 ** (layer.weight - 1) - 1).clamp_min(1)
+        reach = ((2**layer.activation - 1).log2() @ q) + magnitude.log2() + fan_in.clamp_min(1).log2()
+        return layer.positions * (filters * (products + (fan_in - 1).clamp_min(0) * reach)).sum()
+
+
+def excess(values: Sequence[Tensor], limits: Sequence[float]) -> Tensor:
+    """By how much budgets are passed, relative to each limit, summed."""
+    over = [value / limit - 1 for value, limit in zip(values, limits, strict=True) if value.item() > limit]
+    return sum(over, torch.zeros((), dtype=torch.float64))

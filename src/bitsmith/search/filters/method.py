@@ -1,0 +1,272 @@
+"""Filters: gradient search of the bits of every filter and of the filters that stay.
+
+    y_c = kept_c norm(conv(sum_i softmax(alpha)_i Q_i(x), W~)),    W~_f = sum_k softmax(logits_f)_k Q_k(W_f)
+
+After Zur, Baskin, Zheltonozhskii et al., Towards Learning of Filter-Level Heterogeneous Compression of CNNs, arXiv
+1904.09872, whose question it is (do filters of one layer want different bits, and how many filters?) but not whose
+algorithm: theirs samples, by multinomial draws and score functions. Here the choices are mixed, as in the composite
+convolution (arXiv 2004.05795), with probabilities for each filter, a gate for each set of channels that can only go
+together, one shared weight per layer, and hard budgets: expected costs are led to them (`bitsmith.search.falling`),
+and what the search ends with is brought inside exactly (`bitsmith.search.filters.discretize`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from bitsmith.blueprint import FLOAT, Budget, Pruned
+from bitsmith.errors import RecipeError
+from bitsmith.quantize import build
+from bitsmith.search.falling import FallingBudgets
+from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
+from bitsmith.search.filters.discretize import FilterDiscretizer
+from bitsmith.search.filters.soft import SoftFilters, removable_units
+from bitsmith.search.problem import Found, Problem, starting_point
+from bitsmith.seeding import derive
+from bitsmith.space import Precision, cut_state
+from bitsmith.train import (
+    Learner,
+    Loop,
+    TrainPlan,
+    autocast,
+    calibrate,
+    load_into,
+    make_optimizer,
+    make_schedule,
+    on_threads,
+    reestimate_norms,
+)
+
+_QUANTIZERS = ("quantize_weight.", "quantize_input.")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Bits per filter, and filters per layer, by gradients.
+
+    A filter takes one of the weight bits of its layer in the space, or is removed with all that is coupled with it;
+    what a layer reads takes one of its activation bits. Pins and ends fix bits; their filters may be removed all the
+    same, unless they make the network's outputs.
+
+    Args:
+        plan: epochs, batch size and optimizer of the weights during search; nothing is compiled.
+        remove: whether filters may be removed.
+        architecture_lr: of Adam (beta1 0.5) on logits and gates.
+        weights_first: epochs in which only weights learn.
+        falling: share of the remaining search in which the limits fall to the budgets.
+        multiplier_step: step of the multipliers on the relative violation.
+        square: weight of the squared relative violation.
+        temperature: of softmaxes and gates, from first to last, geometrically over the search.
+        norm_batches: that re-estimate BatchNorm in the network found.
+    """
+
+    plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=8, lr=0.1))
+    remove: bool = True
+    architecture_lr: float = 0.01
+    weights_first: int = 1
+    falling: float = 0.6
+    multiplier_step: float = 0.002
+    square: float = 2.0
+    temperature: tuple[float, float] = (1.0, 0.3)
+    norm_batches: int = 20
+
+    def __post_init__(self) -> None:
+        if self.plan.distill or self.plan.ema:
+            raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
+        if not 0 <= self.weights_first < self.plan.epochs:
+            raise RecipeError(
+                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
+                "so no filters would be decided; give it more epochs or a smaller weights_first"
+            )
+        if self.norm_batches < 1 or min(self.temperature) <= 0:
+            raise RecipeError("norm_batches of the filters method must be at least 1, and temperatures above 0")
+
+    @property
+    def name(self) -> str:
+        return "filters"
+
+    @property
+    def epochs(self) -> float:
+        return self.plan.epochs
+
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach."""
+        if not isinstance(space, Precision):
+            raise RecipeError(
+                "the filters method decides the filters of a given network; a mobile space takes supernet"
+            )
+        unknown = [str(budget) for budget in budgets if budget.cost not in RELAXED]
+        if unknown:
+            raise RecipeError(
+                f"the filters method can't be led to {', '.join(unknown)}; it knows the slopes of "
+                f"{', '.join(RELAXED)}: budget one of these"
+            )
+        floats = [name for name, o in space.options.items() if FLOAT in (*o.weight, *o.activation)]
+        if floats:
+            raise RecipeError(f"layer {floats[0]!r} may stay float, and filters have 1 to 8 bits: pin it to 8 instead")
+        coupling, removable = removable_units(space, remove=self.remove)
+        if not removable.any() and (space.sizes == 1).all():
+            raise RecipeError(
+                "there is nothing to search: every layer has one choice of bits and no filter can be removed; allow "
+                "more bit-widths, free the ends or unpin layers"
+            )
+        FilterDiscretizer(space, coupling, removable, budgets).least()
+
+    def search(self, problem: Problem) -> Found:
+        """Find filters inside every budget.
+
+        Details: how many filters of each layer have which bits (0: removed).
+
+        Raises:
+            BudgetError: not even the least network meets the budgets (found before any training).
+            RecipeError: as `check`.
+            TrainingError: the loss is not finite.
+        """
+        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        loop = Loop(
+            stage=f"search {self.name} at {', '.join(map(str, problem.budgets))}",
+            task=problem.task,
+            split=problem.task.data.train,
+            plan=self.plan,
+            epoch_seed=partial(derive, problem.seed, "search batches"),
+            settings=self._settings(problem),
+            checkpoint=problem.folder / "search.checkpoint" if problem.folder else None,
+            checkpoint_seconds=problem.checkpoint_seconds,
+            watch=problem.watch,
+        )
+        with on_threads(loop.mode.threads):
+            searching = _Searching(self, problem, loop)
+            history = loop.run(searching)
+            learned = time.monotonic()
+            soft = searching.soft
+            coupling, removable = removable_units(problem.space, remove=self.remove)
+            pruned = FilterDiscretizer(problem.space, coupling, removable, problem.budgets).discretize(soft.shares())
+            state = self._inherit(soft, pruned, problem)
+        return Found(
+            best=pruned.blueprint,
+            method=self.name,
+            epochs=self.epochs,
+            seconds=history.seconds + time.monotonic() - learned,
+            curves=history.curves,
+            details={"filters": _counted(pruned)},
+            state=state,
+        )
+
+    def _settings(self, problem: Problem) -> dict[str, Any]:
+        """What a checkpoint must agree in to be gone on from."""
+        values = asdict(self) | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]}
+        options = {name: [list(o.weight), list(o.activation)] for name, o in problem.space.options.items()}
+        return values | {"temperature": list(self.temperature), "options": options} | starting_point(problem)
+
+    def _inherit(self, soft: SoftFilters, pruned: Pruned, problem: Problem) -> dict[str, Tensor]:
+        """The found network with the shared weights of its filters, calibrated, its BatchNorms re-estimated."""
+        shared = {name: value for name, value in soft.network.state_dict().items() if not _is_quantizers(name)}
+        network = build(pruned.blueprint).to(soft.gates.device)
+        network.load_float(cut_state(pruned.coupling, pruned.kept, shared))
+        data, batch_size = problem.task.data.train, self.plan.batch_size
+        calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))
+        seed = derive(problem.seed, "norms")
+        reestimate_norms(network, data, batches=self.norm_batches, batch_size=batch_size, seed=seed)
+        return network.state_dict()
+
+
+def _is_quantizers(name: str) -> bool:
+    return name.startswith("streams.") or any(f".{part}" in f".{name}" for part in _QUANTIZERS)
+
+
+def _counted(pruned: Pruned) -> dict[str, dict[str, int]]:
+    """Layer -> bits -> number of filters."""
+    found = {}
+    for old, new in zip(pruned.coupling.graph.layers, pruned.blueprint.graph.layers, strict=True):
+        counts = Counter(pruned.blueprint.bits[new.name].filters(new))
+        counts[0] = old.out_channels - new.out_channels
+        found[old.name] = {str(bits): count for bits, count in sorted(counts.items()) if count}
+    return found
+
+
+@final
+class _Searching(Learner):
+    """The state of one running search."""
+
+    def __init__(self, method: Filters, problem: Problem, loop: Loop) -> None:
+        self.method, self.problem, self.loop = method, problem, loop
+        torch.manual_seed(derive(problem.seed, "filters"))
+        self.soft = SoftFilters(problem.space, remove=method.remove)
+        if problem.float_state is not None:
+            self.soft.network.load_float(problem.float_state)
+        self.soft.to(loop.device).train()
+        decided = self.soft.architecture()
+        self.optimizer = make_optimizer(self.soft, method.plan, leave_out=decided)
+        self.schedule = make_schedule(self.optimizer, method.plan, steps=max(2, loop.steps))
+        self.architecture = torch.optim.Adam(decided, lr=method.architecture_lr, betas=(0.5, 0.999))
+        self.costs = RelaxedCosts(problem.space, self.soft.coupling, [b.cost for b in problem.budgets])
+        with torch.no_grad():
+            first = [value.item() for value in self.costs(self.soft.shares())]
+        lead = method.weights_first * loop.steps_per_epoch
+        self.falling = FallingBudgets(
+            problem.budgets,
+            first,
+            lead=lead,
+            span=method.falling * (loop.steps - lead),
+            multiplier_step=method.multiplier_step,
+            square=method.square,
+        )
+        if loop.saved is None:
+            with torch.no_grad():
+                self.soft.hold(self.soft.shares())
+            seed = derive(problem.seed, "calibrate")
+            calibrate(self.soft.network, problem.task.data.train, batch_size=method.plan.batch_size, seed=seed)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        first, last = self.method.temperature
+        self.soft.cool(first * (last / first) ** (step / max(1, self.loop.steps - 1)))
+        with autocast(self.loop.mode.precision, self.loop.device):
+            outputs = self.soft(x)
+        return self.problem.task.compute_loss(outputs.float(), y)
+
+    def update(self, loss: Tensor, step: int) -> None:
+        learning = step >= self.method.weights_first * self.loop.steps_per_epoch
+        self.optimizer.zero_grad(set_to_none=True)
+        self.architecture.zero_grad(set_to_none=True)
+        (loss + self._penalty(step) if learning else loss).backward()
+        self.optimizer.step()
+        if learning:
+            self.architecture.step()
+        if step + 1 < self.loop.steps:
+            self.schedule.step()
+
+    @torch.no_grad()
+    def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
+        expected = [value.item() for value in self.costs(self.soft.shares())]
+        return {"step": float(step), "loss": loss} | self.falling.figures(expected, step)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "soft": self.soft.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "architecture": self.architecture.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        } | self.falling.state()
+
+    def restore(self, state: Mapping[str, Any], where: str) -> None:
+        load_into(self.soft, state["soft"], where)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.architecture.load_state_dict(state["architecture"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.falling.restore(state)
+
+    def _penalty(self, step: int) -> Tensor:
+        return self.falling.penalty(self.costs(self.soft.shares()), step, self.loop.device)

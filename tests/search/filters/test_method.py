@@ -1,0 +1,74 @@
+"""The filters method: the contract of every method, and what is its own."""
+
+import dataclasses
+
+import pytest
+
+from bitsmith.blueprint import Budget
+from bitsmith.cost import exact, fits
+from bitsmith.errors import RecipeError
+from bitsmith.search import Found, Method, Problem
+from bitsmith.search.filters import Filters
+from bitsmith.testing import MethodContract
+from bitsmith.train import TrainPlan
+
+PLAN = TrainPlan(epochs=3, batch_size=64, lr=0.05, device="cpu", compile="none")
+
+
+class TestFilters(MethodContract):
+    @staticmethod
+    def make() -> Method:
+        return Filters(plan=PLAN, norm_batches=2)
+
+    def test_result_is_inside_every_budget(self, found: Found, problem: Problem) -> None:
+        """Its networks have filters of their own, so that the space of bits alone doesn't hold them."""
+        assert fits(found.best.graph, found.best.bits, problem.budgets, problem.space.costs)
+        assert found.costs["weights"] > 0.9 * problem.budgets[0].limit
+        assert any(not isinstance(bits.weight, int) for bits in found.best.bits.values())
+        options = problem.space.options
+        for name, bits in found.best.bits.items():
+            assert set(bits.weight_widths) <= set(options[name].weight)
+            assert bits.activation in options[name].activation
+        for old, new in zip(problem.space.template.graph.layers, found.best.graph.layers, strict=True):
+            told = found.details["filters"][old.name]
+            assert sum(told.values()) == old.out_channels
+            assert told.get("0", 0) == old.out_channels - new.out_channels
+
+    def test_a_tight_budget_leaves_the_least_blueprint(self, method: Method, problem: Problem) -> None:
+        """One channel in every layer but the last, one bit inside."""
+        tight = dataclasses.replace(problem, budgets=[Budget.parse("weights=60B")])
+        found = method.search(tight)
+        assert found.costs["weights"] <= 60
+        assert {layer.out_channels for layer in found.best.graph.layers} >= {10}
+
+    def test_a_cost_that_no_bits_change(self, method: Method, problem: Problem) -> None:
+        for budget in ("ram=1MB", "avg_bits=4"):
+            with pytest.raises(RecipeError, match=rf"can't be led to {budget}.*budget one of these"):
+                method.check(problem.space, [Budget.parse(budget)], trained=True)
+
+    def test_infeasible_budgets_are_refused_before_any_training(self, method: Method, problem: Problem) -> None:
+        super().test_infeasible_budgets_are_refused_before_any_training(method, problem)
+
+    def test_expected_costs_come_to_the_limit(self, found: Found, problem: Problem) -> None:
+        for budget in problem.budgets:
+            expected, limit = (found.curves[f"{what} {budget.cost}"] for what in ("expected", "limit"))
+            assert limit[-1] == pytest.approx(min(budget.limit, limit[0]))
+            assert expected[-1] < 1.2 * limit[-1]
+
+    def test_without_removal_every_filter_stays(self, problem: Problem) -> None:
+        graph = problem.space.template.graph
+        found = Filters(plan=PLAN, remove=False, norm_batches=2).search(problem)
+        assert found.best.graph == graph
+        assert fits(found.best.graph, found.best.bits, problem.budgets)
+        assert exact("macs", found.best.graph, found.best.bits) == exact(
+            "macs", graph, problem.space.uniform(8, 8).bits
+        )
+
+
+def test_settings_out_of_range():
+    with pytest.raises(RecipeError, match="no filters would be decided"):
+        Filters(plan=TrainPlan(epochs=1), weights_first=1)
+    with pytest.raises(RecipeError, match="final training"):
+        Filters(plan=TrainPlan(epochs=4, ema=0.99))
+    with pytest.raises(RecipeError, match="above 0"):
+        Filters(temperature=(1.0, 0.0))
