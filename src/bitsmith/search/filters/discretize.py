@@ -2,9 +2,11 @@
 
 Every filter starts at its most likely bits, every unit whose gate is open stays. What is then over a budget is brought
 down by the moves that lose least log-likelihood for what they save: fewer bits for a filter or for what a layer reads,
-or no unit. What a move saves is the slope of the relaxed costs, taken anew after every few moves; the result is priced
-exactly, and brought down further where the relaxed costs were too kind. Room that is left is filled by the moves upward
-that gain most. The last resort is the least network of all, so that whenever that one fits, something is found.
+or no unit. A unit weighs the more, the fewer of its kind are left: equal gates would else empty whichever layer saves
+most, down to its last channel. What a move saves is the slope of the relaxed costs, taken anew after every few moves;
+the result is priced exactly, and brought down further where the relaxed costs were too kind. Room that is left is
+filled by the moves upward that gain most. The last resort is the least network of all, so that whenever that one fits,
+something is found.
 """
 
 from __future__ import annotations
@@ -187,8 +189,9 @@ class FilterDiscretizer:
         for name, now in choice.activation.items():
             log_q = odds.activation[name]
             moves += [_Move(layer=name, place=-1, option=k, loss=log_q[now] - log_q[k]) for k in range(now)]
+        scarce = self._scarcity(choice.kept)
         for unit in np.flatnonzero(choice.kept & self.removable).tolist():
-            moves.append(_Move(layer="", place=unit, option=0, loss=odds.kept[unit]))
+            moves.append(_Move(layer="", place=unit, option=0, loss=odds.kept[unit] * scarce[unit]))
         best: dict[tuple[str, int], tuple[float, _Move, float]] = {}
         for move in moves:
             saving = -_difference(choice, move, slopes)
@@ -197,6 +200,11 @@ class FilterDiscretizer:
                 if key not in best or ratio < best[key][0]:
                     best[key] = ratio, move, saving
         return [(move, saving) for _, move, saving in sorted(best.values(), key=lambda found: found[0])]
+
+    def _scarcity(self, kept: np.ndarray) -> np.ndarray:
+        """Per unit how many times fewer channels than at first the narrowest node has that it is in."""
+        fewer = self._nodes.sum(1) / np.maximum((self._nodes * kept).sum(1), 1)
+        return np.where(self._nodes > 0, fewer[:, None], 0).max(0)
 
     def _fill(self, choice: _Choice, odds: _Odds) -> _Choice:
         """Moves up, those that gain most for what they cost first: each that has room, as many as fit exactly."""
