@@ -29,7 +29,7 @@ from bitsmith.search.falling import FallingBudgets
 from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
 from bitsmith.search.filters.discretize import FilterDiscretizer
 from bitsmith.search.filters.soft import SoftFilters, removable_units
-from bitsmith.search.problem import Found, Problem, starting_point
+from bitsmith.search.problem import Found, Problem, require_bits, starting_point
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, cut_state
 from bitsmith.train import (
@@ -100,10 +100,7 @@ class Filters:
 
     def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach."""
-        if not isinstance(space, Precision):
-            raise RecipeError(
-                "the filters method decides the filters of a given network; a mobile space takes supernet"
-            )
+        require_bits(space, "the filters method")
         unknown = [str(budget) for budget in budgets if budget.cost not in RELAXED]
         if unknown:
             raise RecipeError(
