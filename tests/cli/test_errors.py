@@ -63,7 +63,11 @@ WRONG = [
     ([*SEARCH, *FITS, "--weight-bits", "0,4"], 1, "weight bits must be 1..8"),
     ([*SEARCH, *FITS, "--activation-bits", ""], 1, "--activation-bits takes numbers"),
     ([*SEARCH, *FITS, "--method", "magic"], 1, "unknown method 'magic'"),
-    ([*SEARCH, *FITS, "--method", "uniform", "--epochs", "3"], 1, "--epochs to composite and grid, not to 'uniform'"),
+    (
+        [*SEARCH, *FITS, "--method", "uniform", "--epochs", "3"],
+        1,
+        "--as-published belongs to --method composite and supernet, --epochs to these and grid, not to 'uniform'",
+    ),
     ([*SEARCH, *FITS, "--epochs", "0"], 1, "epochs"),
     ([*SEARCH, *FITS, "--train-epochs", "0"], 1, "epochs of a training must be at least 1"),
     ([*SEARCH, *FITS, "--lr", "-1"], 1, "lr of a training must be positive"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# (expansion, channels, blocks, stride of the first block)
-_ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 2, 2), (6, 64, 2, 2))
-_STEM, _HEAD = 16, 192
+# (expansion, channels in eighths of the stem's, blocks, stride of the first block)
+_ROWS = ((1, 8, 1, 1), (6, 12, 2, 2), (6, 16, 2, 2), (6, 32, 2, 2))
+_HEAD = 96  # eighths likewise
 
 
 class _Inverted(nn.Module):
@@ -32,24 +32,28 @@ def _layer(channels: int, width: int, *, kernel: int = 1, stride: int = 1, group
 
 
 class _MobileNet(nn.Module):
-    def __init__(self, *, classes: int, channels: int) -> None:
+    def __init__(self, *, classes: int, channels: int, width: int) -> None:
         super().__init__()
-        self.stem = _layer(channels, _STEM, kernel=3)
-        blocks, width = [], _STEM
-        for expansion, wide, count, stride in _ROWS:
+        self.stem = _layer(channels, width, kernel=3)
+        blocks, reads = [], width
+        for expansion, eighths, count, stride in _ROWS:
             for block in range(count):
-                blocks.append(_Inverted(width, wide, stride if block == 0 else 1, expansion))
-                width = wide
+                blocks.append(_Inverted(reads, _share(width, eighths), stride if block == 0 else 1, expansion))
+                reads = _share(width, eighths)
         self.blocks = nn.Sequential(*blocks)
-        self.head = _layer(width, _HEAD)
-        self.fc = nn.Linear(_HEAD, classes)
+        self.head = _layer(reads, _share(width, _HEAD))
+        self.fc = nn.Linear(_share(width, _HEAD), classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(x)))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def mobilenet_v2_small(classes: int = 10, channels: int = 3) -> nn.Module:
+def _share(width: int, eighths: int) -> int:
+    return max(1, round(width * eighths / 8))
+
+
+def mobilenet_v2_small(classes: int = 10, channels: int = 3, width: int = 16) -> nn.Module:
     """A network of MobileNetV2's blocks for images of about 32x32 pixels.
 
     The first four rows of the published table (expansion, channels, blocks, stride: 1, 16, 1, 1; 6, 24, 2, 2; 6, 32,
@@ -63,8 +67,9 @@ def mobilenet_v2_small(classes: int = 10, channels: int = 3) -> nn.Module:
     Args:
         classes: outputs.
         channels: of the input; any height and width do.
+        width: channels of the stem; all others in proportion.
     """
-    net = _MobileNet(classes=classes, channels=channels)
+    net = _MobileNet(classes=classes, channels=channels, width=width)
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
