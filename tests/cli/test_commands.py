@@ -1,9 +1,11 @@
 """The command line: what commands do and print."""
 
+import importlib
 import json
 
 import numpy as np
 import onnx
+import pytest
 from PIL import Image
 from torch import nn
 
@@ -56,7 +58,7 @@ def test_as_published_beside_its_baselines(bitsmith, tmp_path):
     assert all(row["bits"]["conv1"] == row["bits"]["fc"] == [32, 32] for row in rows)
     bitsmith("train", "a", "--quiet", cwd=tmp_path)
     said = " ".join(bitsmith("export", "a", cwd=tmp_path).stderr.split())
-    assert "all integer but 2 float layers: conv1, fc and float sums between layers" in said
+    assert "all integer but 2 float layers: conv1, fc, and float sums between layers" in said
     verified = json.loads(bitsmith("verify", "a", "--json", cwd=tmp_path).stdout)
     assert verified["ok"]
     assert [artefact["excluded"] for artefact in verified["artefacts"]] == [["conv1", "fc"]] * 3
@@ -125,6 +127,56 @@ def test_check_says_what_binds_and_how_long(bitsmith):
     refused = json.loads(bitsmith(*options, "--budget", "size=1kB", "--budget", "ram=10B", check=1).stdout)
     assert [row["state"] for row in refused["budgets"]] == ["out of reach", "out of reach"]
     assert "whatever the bits are" in refused["problem"]
+
+
+WHOLE = """
+data: {source: digits, limit: 100}
+space:
+  kind: mobile
+  description:
+    stem: {channels: 4}
+    stages: [{channels: [4, 8], kernels: 3, expansions: [1, 2], squeeze_excite: false, activations: relu}]
+    weight_bits: [2, 8]
+    activation_bits: [8]
+budgets: ["size=5kB"]
+method: {name: supernet, plan: {epochs: 1, batch_size: 16}, norm_batches: 1, loss_batches: 1}
+train: {epochs: 1, batch_size: 16}
+"""
+
+
+def test_check_of_whole_networks_says_what_is_out_of_reach(bitsmith, tmp_path):
+    (tmp_path / "r.yaml").write_text(WHOLE)
+    arguments = ("check", "r.yaml", "--budget", "size=100B")
+    refused = json.loads(bitsmith(*arguments, "--json", cwd=tmp_path, check=1).stdout)
+    assert [row["state"] for row in refused["budgets"]] == ["out of reach"]
+    assert 100 < refused["budgets"][0]["least"] < refused["budgets"][0]["most"]
+    assert "size is at least" in refused["problem"]
+    assert refused["seconds"]["total"] > 0
+    said = bitsmith(*arguments, cwd=tmp_path, check=1)
+    assert "out of reach" in said.stdout
+    assert "size is at least" in said.stderr
+
+
+COMPARISON = """
+model: resnet8_slim
+data: {source: digits}
+space: {weight_bits: [2, 4, 8], activation_bits: [8]}
+budgets: ["weights=12kB"]
+methods: [random]
+seeds: [0]
+train: {epochs: 2}
+"""
+
+
+def test_an_estimate_of_a_comparison_starts_nothing(bitsmith, tmp_path, monkeypatch):
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    command = importlib.import_module("bitsmith.cli.compare")  # beside it bitsmith.cli has the function of this name
+    monkeypatch.setattr(command, "estimate_hours", lambda laid_out: {("all", "random"): 1.25})
+    monkeypatch.setattr(command, "compare_all", lambda *arguments, **options: pytest.fail("it was started"))
+    said = bitsmith("compare", "c.yaml", "--estimate", cwd=tmp_path).stdout
+    assert "2 epochs for every low-precision network" in said
+    assert "About 1.2 core-hours in all." in said
+    assert not (tmp_path / "runs").exists()
 
 
 RECIPE = """

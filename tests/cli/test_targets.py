@@ -13,6 +13,8 @@ BOARD = "extends: mpic\nmemories: {flash: 64kB, ram: 60kB}\ncode: 12kB\n"
 def test_targets_are_listed_and_shown(bitsmith, tmp_path):
     listed = json.loads(bitsmith("targets", "--json").stdout)
     assert [target["name"] for target in listed] == list(TARGETS)
+    assert [target["name"] for target in listed if target["float_layers"]] == ["onnx"]
+    assert "1-8 bits; float layers" in bitsmith("targets", "onnx").stdout
     shown = bitsmith("targets").stdout
     assert all(name in shown for name in TARGETS)
     one = bitsmith("targets", "mpic").stdout

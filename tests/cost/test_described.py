@@ -72,13 +72,16 @@ def test_a_named_energy_model(tmp_path):
     [
         ("what: plain", True),
         ("float_layers: false", False),
+        ("bits: {weights: [4, 8]}", False),
+        ("memories: {ram: 16kB}", False),
+        ("memories: {ram: 16kB}\nfloat_layers: true", True),
         ("extends: c", False),
         ("extends: c\nfloat_layers: true", True),
         ("energy_per_mac: {a8: {w8: 1pJ}}\nbits: {weights: [8], activations: [8]}", False),
     ],
 )
 def test_who_takes_float_layers(tmp_path, text, taken):
-    """onnx and who extends it, unless a table prices integers alone; others where they say so."""
+    """onnx and who extends it, but for boards and tables that price integers alone; others where they say so."""
     assert find_target(write(tmp_path / "t.yaml", text)).float_layers is taken
 
 

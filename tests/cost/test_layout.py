@@ -5,9 +5,9 @@ import dataclasses
 import graphs
 import pytest
 
-from bitsmith.blueprint import FLOAT, OPERATORS, Bits, NetworkGraph, Norm
+from bitsmith.blueprint import FLOAT, OPERATORS, Bits, NetworkGraph, Norm, plan_grids
 from bitsmith.blueprint import graph as graph_module
-from bitsmith.cost import COSTS, exact, plan_arena
+from bitsmith.cost import COSTS, costs_at_streams, exact, plan_arena
 from bitsmith.cost.layout import STORED
 from bitsmith.errors import CaptureError
 
@@ -45,6 +45,25 @@ def test_size_of_a_residual_network_by_hand():
     layers = 7 * 16 + (41 + 54 + 54 + 108 + 216 + 12 + 15) + 4 * channels
     pixels, adds, pool = 3 * 256, 2 * 16, 16
     assert exact("size", graph, bits) == layers + pixels + adds + pool
+
+
+def test_float_streams_store_no_tables():
+    """By hand: 256 bytes less where a stream was narrowed, clipped or mapped, 3 more per channel of an affine."""
+    graph = graphs.every_operator()
+    bits = graphs.uniform_bits(graph, 4, 4)
+    plan = plan_grids(graph)
+    tables = sum(plan.narrows(layer.name) for layer in graph.layers)
+    assert tables == 1  # deep reads a stream; the others have grids of their own
+    size = exact("size", graph, bits)
+    clips = 1  # that stand apart
+    assert exact("size", graph, bits, costs_at_streams(FLOAT)) == size - 256 * (tables + clips) + 3 * 4
+    s = graphs.Sketch((3, 4, 4))
+    y = s.same("hard_swish", "swish", s.conv("a", "x", 4))
+    z = s.concat("concat", s.same("sigmoid", "gate", y), y)
+    graph = s.graph(s.linear("fc", s.flatten("flat", s.global_pool("pool", z)), 5))
+    bits = graphs.uniform_bits(graph, 4, 8)
+    tables = 2 + 1  # of functions, and of the operand without sign
+    assert exact("size", graph, bits, costs_at_streams(FLOAT)) == exact("size", graph, bits) - 256 * tables
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import FLOAT, Bits, InputContract, NetworkGraph, plan_grids
-from bitsmith.cost import exact, plan_arena
+from bitsmith.blueprint import CLIPS, FLOAT, Bits, InputContract, NetworkGraph, plan_grids
+from bitsmith.cost import costs_at_streams, exact, plan_arena, tabulate
 from bitsmith.cost.memory import Tensor, _from_both_ends, _greedy_by_size, _height, widening
 from bitsmith.deploy import lower
 from bitsmith.deploy.float_operators import Dequantize, FloatFunction
 from bitsmith.deploy.operators import Flatten
 from bitsmith.quantize import build, freeze
+from bitsmith.space.precision import precision
 
 NO_DATA = {"flatten", "dropout"}
 
@@ -143,14 +144,15 @@ BUILT = [(end, ends_in(end)) for end in ENDS] + [
 ]
 
 
+@pytest.mark.parametrize("streams", [8, FLOAT])
 @pytest.mark.parametrize("every", [0, 1, 2])  # how often a layer is float
 @pytest.mark.parametrize("graph", [graph for _, graph in BUILT], ids=[name for name, _ in BUILT])
-def test_the_tensors_are_the_programs(graph, every):
+def test_the_tensors_are_the_programs(graph, every, streams):
     """Names, shapes and types of what a lowered network writes, but for views and what kernels do while they read."""
     blueprint = graphs.blueprint(graph, 4, 4)
     floats = [layer.name for layer in graph.layers][::every] if every else []
     blueprint = blueprint.with_bits(blueprint.bits | dict.fromkeys(floats, Bits(weight=FLOAT, activation=FLOAT)))
-    blueprint = replace(blueprint, input=InputContract(kind="float"))
+    blueprint = replace(blueprint, input=InputContract(kind="float"), stream_bits=streams)
     network = build(blueprint)
     for module in network.calibrated():
         module.begin()
@@ -168,14 +170,16 @@ def test_the_tensors_are_the_programs(graph, every):
         and not operator.name.endswith((":narrow", ":sign0", ":sign1"))
         and operator.name not in stored
     }
+    grids = plan_grids(graph).with_floats(floats)
     written |= {
         operator.name: 4 * math.prod(program.shapes[operator.name])
         for operator in program.operators
-        if isinstance(operator, FloatFunction) and operator.function not in ("relu", "relu6")
+        if isinstance(operator, FloatFunction)
+        and not (operator.function in CLIPS and grids.is_merged(graph[operator.name]))
     }
-    plan = plan_arena(graph, plan_grids(graph).with_floats(floats))
+    plan = plan_arena(graph, grids.with_float_streams() if streams == FLOAT else grids)
     if graph.layers:
-        assert plan.total == exact("ram", graph, blueprint.bits)
+        assert plan.total == exact("ram", graph, blueprint.bits, costs_at_streams(streams))
     last = program.operators[-1]
     if isinstance(last, Dequantize):
         written[f"{plan.storage[graph.output]}:float"] = 4 * math.prod(program.shapes[last.name])
@@ -205,6 +209,32 @@ def test_a_float_layer_takes_four_bytes_an_element_of_what_it_alone_reads():
     assert exact("ram", graph, bits | {"conv0": floats}) == (4 * 3 + 4) * 64  # the image as numbers, then its sums
     assert exact("ram", graph, bits | {"conv1": floats}) == (4 * 4 + 6) * 64
     assert exact("ram", graph, bits | {"fc": floats}) == (4 + 6) * 64  # six numbers, where much was free
+
+
+def test_a_float_stream_takes_four_bytes_an_element():
+    """Two convolutions and their sum, an average and a linear layer, all that lives beside each other at the sum."""
+    s = graphs.Sketch((1, 8, 8))
+    y = s.same("relu", "relu", s.conv("a", "x", 4))
+    y = s.same("add", "add", s.conv("b", y, 4), y)
+    graph = s.graph(s.linear("fc", s.flatten("flat", s.global_pool("pool", y)), 5))
+    bits = graphs.uniform_bits(graph, 4, 4)
+    assert exact("ram", graph, bits) == 3 * 4 * 64
+    assert exact("ram", graph, bits, costs_at_streams(8)) == 3 * 4 * 64
+    assert exact("ram", graph, bits, costs_at_streams(FLOAT)) == 3 * 4 * 64 * 4
+
+
+def test_spaces_and_the_float_network_know_their_streams():
+    graph = graphs.residual()
+    published = replace(graphs.blueprint(graph, 2, 4), stream_bits=FLOAT)
+    space = precision(published, (2,), (4,), ends=FLOAT)
+    bits = space.uniform(2, 4).bits
+    narrow = precision(graphs.blueprint(graph), (2,), (4,), ends=FLOAT)
+    # relu of the stem, a.conv2's output and their sum
+    assert exact("ram", graph, bits, space.costs) == 3 * 4 * 64 * 4
+    assert exact("ram", graph, bits, narrow.costs) < 3 * 4 * 64 * 4
+    assert tabulate("ram", graph, space.options, space.costs).greatest() == 3 * 4 * 64 * 4
+    for cost in ("weights", "macs", "bitops", "avg_bits"):
+        assert exact(cost, graph, bits, space.costs) == exact(cost, graph, bits)
 
 
 def test_an_output_on_a_stream_ends_in_float32():

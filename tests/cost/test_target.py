@@ -152,3 +152,9 @@ def test_descriptions_are_complete_and_pretend_nothing(name):
     if "onnx" not in target.formats:  # its own exporter isn't there, and the note says so
         assert target.formats == ()
         assert "doesn't exist yet" in target.note or "nothing writes" in target.note
+
+
+def test_float_layers_beside_a_price_of_integers_alone_are_refused():
+    with pytest.raises(RecipeError, match=r"target 'onnx': nothing says what a float layer takes .*float_layers=False"):
+        dataclasses.replace(TARGETS["onnx"], energy="bitops-energy")
+    assert "energy" in dataclasses.replace(TARGETS["onnx"], energy="bitops-energy", float_layers=False).costs

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from bitsmith.blueprint import FLOAT, Node
+from bitsmith.blueprint import FLOAT, PRICED, Node
 from bitsmith.capture import capture
-from bitsmith.cost import exact
+from bitsmith.cost import costs_at_streams, exact
 from bitsmith.deploy import LEVELS, run, verify_onnx, write_onnx
 from bitsmith.deploy.float_operators import Dequantize, FloatComputing, FloatSums, Quantize
 from bitsmith.deploy.operators import Conv, Logits
@@ -52,7 +52,9 @@ def verified(case, path, **options):
     assert found.ok, found.problems
     graph, bits = case.blueprint.graph, case.blueprint.bits
     if len(graph.layers) > 8:  # the functions that every file brings along are more than a few tiny layers
-        assert path.stat().st_size <= 1.03 * exact("size", graph, bits) + 1000 * len(graph.layers)
+        size = exact("size", graph, bits, costs_at_streams(case.blueprint.stream_bits))
+        weighted = sum(node.op in PRICED | {"affine"} for node in graph.nodes)
+        assert path.stat().st_size <= 1.03 * size + 1000 * weighted
     return found
 
 
@@ -183,6 +185,8 @@ def test_composite_as_published_has_a_file(quantizer, case_of, tmp_path, full):
     case = case_of(graph, bits, quantizer=quantizer, stream_bits=FLOAT, images=6)
     found = verified(case, tmp_path / "n.onnx", levels=list(LEVELS) if full else ["all"])
     assert found.float_streams
+    stored = sum(len(tensor.raw_data) for tensor in onnx.load(tmp_path / "n.onnx").graph.initializer)
+    assert stored <= exact("size", graph, case.blueprint.bits, costs_at_streams(FLOAT))
     assert len(found.excluded) == 2
     assert found.integer_layers == len(graph.layers) - 2
 

@@ -146,8 +146,17 @@ def test_the_epochs_are_those_that_the_run_folders_hold(done):
 def test_a_method_without_a_baseline_of_its_seeds_is_named(done, nets):
     alone = [member for member in read_compared(done).members if member.contest.method == "composite"]
     notes = compare_module._notes(alone, plan(comparison()), [])
-    assert f"At {BUDGETS[0]} composite has no verdict: no baseline was trained there with its seeds" in notes
+    assert f"At {BUDGETS[0]} composite has no verdict: no baseline inside was trained with its seeds" in notes
     assert not any("no verdict" in note for note in read_compared(done).notes)
+
+
+def test_who_is_outside_its_budget_is_named(done, nets):
+    members = read_compared(done).members
+    first = next(m for m in members if m.contest.method == "composite")
+    over = [replace(m, costs={"weights": 560.0}) if m is first else m for m in members]
+    notes = compare_module._notes(over, plan(comparison()), [])
+    assert f"At {BUDGETS[0]} composite is outside the budget by 12 % of weights (seed 0), so no verdict" in notes
+    assert not any("composite has no verdict" in note for note in notes if BUDGETS[0] in note)
 
 
 def test_every_run_is_an_ordinary_run_folder(done):

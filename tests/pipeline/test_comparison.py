@@ -76,7 +76,8 @@ RECIPES = sorted([*SHIPPED.glob("*.yaml"), *SHIPPED.glob("comparisons/*.yaml")])
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_can_be_compared(recipe):
-    assert read_comparison(recipe).total_epochs() > 0
+    found = read_comparison(recipe)
+    assert found.total_epochs(found.entrants()) > 0
 
 
 MOBILE = {
@@ -106,7 +107,7 @@ def test_spaces_may_have_models_and_methods_of_their_own(tmp_path):
     assert {space: run.recipe.model.spec for (space, _), run in runs.items()} == {
         "slim": "resnet8_slim", "two or eight": "resnet8_slim", "other": "resnet8", "whole": "mobile",
     }  # fmt: skip
-    assert (found.epochs, found.float_epochs, found.from_scratch) == (11, 4, ("whole",))
+    assert (found.epochs, found.float_epochs, found.head_start, found.from_scratch) == (11, 4, 4, ("whole",))
     assert {run.epochs for run in found.runs if run.space != "whole"} == {11}
     assert {run.epochs for run in found.runs if run.space == "whole"} == {15}
     assert runs["whole", "supernet"].recipe.train.epochs == 9
@@ -129,6 +130,40 @@ def test_spaces_may_have_models_and_methods_of_their_own(tmp_path):
     assert read_comparison(tmp_path / "c.yaml") == several
 
 
+def test_where_nobody_starts_from_float_weights_nobody_trains_for_their_epochs():
+    """They are trained all the same, as the recipe says, and counted."""
+    found = plan(comparison(spaces=ARENAS, start="scratch", **SEVERAL))
+    assert {run.epochs for run in found.runs} == {11}
+    assert (found.float_epochs, found.head_start, found.from_scratch) == (4, 0, ())
+    assert found.all_epochs == 2 * (3 + 1 + 1 + 3) * 11 + len(found.floats) * 4
+    assert len(found.floats) == 4
+
+
+def test_only_a_method_that_runs_sets_the_total():
+    """The supernet's 6 epochs are nobody's where it can't search; asked for in no space at all, it is refused."""
+    methods = {"methods": [SEARCH, VALUES["methods"][0]]}
+    found = plan(comparison(**methods, seeds=[0]))
+    assert "supernet" in {line.method for line in found.left_out}
+    assert (found.epochs, {run.epochs for run in found.runs}) == (8, {8})
+    few = {"bits": {"methods": ["composite", "uniform", "uniform+fill", "random"]}}
+    with pytest.raises(RecipeError, match="methods: no space compares supernet; add it to a space's methods"):
+        comparison(**methods, spaces=few)
+
+
+def test_the_float_epochs_are_those_of_a_method_of_that_space():
+    """Sensitivity has weights in its own space alone, so its recipe can't be made in the first one."""
+    given = {"model": {"spec": "resnet8", "weights": "w.safetensors"}, "methods": ["sensitivity"]}
+    spaces = {"a": {"methods": ["uniform", "uniform+fill", "random"]}, "given": given}
+    assert comparison(methods=["sensitivity"], spaces=spaces, float_plan=None).float_epochs() == 0
+
+
+def test_a_model_may_be_its_spec_alone(tmp_path):
+    found = comparison(model="resnet8_slim")
+    assert found == comparison(model={"spec": "resnet8_slim"})
+    (tmp_path / "c.yaml").write_text(dump_comparison(found))
+    assert read_comparison(tmp_path / "c.yaml") == found
+
+
 def test_what_a_kind_of_space_does_not_take_is_left_out_with_the_way_out():
     found = plan(comparison(spaces={"bits": {}, "whole": MOBILE}, **SEVERAL))
     reasons = {(line.method, line.space): line.reason for line in found.left_out if line.space}
@@ -144,6 +179,10 @@ def test_a_recipe_of_a_mobile_space_is_a_comparison():
     found = parse_comparison({"data": {"source": "digits"}, "space": MOBILE, "budgets": ["size=20kB"]}, "x")
     assert labels(found) == ["supernet", "uniform", "uniform+fill", "random"]
     assert found.float_epochs() == 0
+    with pytest.raises(RecipeError, match="a mobile space has no model and no float_plan: its networks are trained"):
+        change(found, float_epochs=3)
+    # As the recipe of its run folder says it.
+    assert parse_comparison({**found.base, "model": {"spec": "mobile"}, "float_plan": None}, "x").float_epochs() == 0
 
 
 def test_it_comes_back_unchanged(tmp_path):
@@ -156,9 +195,12 @@ def test_the_command_line_changes_it():
     changed = change(comparison(), seeds=[5], data="npy:there", epochs=9, float_epochs=2, limit=None)
     assert changed.seeds == [5]
     assert changed.base["data"]["source"] == "npy:there"
-    assert changed.total_epochs() == 12
+    assert changed.total_epochs(changed.entrants()) == 12
     assert changed.recipe(changed.methods[0], "all", 5).float_plan.epochs == 2
     assert changed.recipe(changed.methods[0], "all", 5).data.limit is None
+
+
+NO_NETWORK = {"model": None, "float_plan": None}
 
 
 @pytest.mark.parametrize(
@@ -174,10 +216,17 @@ def test_the_command_line_changes_it():
         ({"spaces": {}}, "spaces"),
         ({"spaces": {"..": {}}}, "spaces"),
         ({"spaces": {"a": {"bits": 3}}}, "space.bits"),
+        ({"spaces": {"a b": {}, "c": {}, "a_b": {}}}, "spaces: a b and a_b would share the folder a_b; rename one"),
+        ({"model": 3, "float_plan": None, "methods": ["random"]}, "model"),
+        ({"spaces": {"a": MOBILE}, "methods": ["random"]}, "a mobile space has no model and no float_plan"),
+        ({"spaces": {"a": MOBILE}, "methods": ["random"], "float_plan": None}, "a mobile space has no model"),
         ({"spaces": {"a": {"methods": ["best"]}}}, "spaces.a.methods: best is none of the methods composite, sens"),
         ({"spaces": {"a": {"methods": ["uniform"]}}}, r"spaces: uniform\+fill is compared in none of them"),
         ({"spaces": {"a": {**MOBILE, "model": "resnet8"}}}, "a mobile space has no model"),
-        ({"spaces": {"a": MOBILE}, "narrowed": [2], "methods": ["random"]}, "every space here is a mobile one"),
+        (
+            {"spaces": {"a": MOBILE}, "methods": ["random"], **NO_NETWORK, "narrowed": [2]},
+            "every space here is a mobile",
+        ),
         ({"methods": [{"name": "composite", "draws": 2}]}, "draws belongs to"),
         ({"methods": [{"name": "random", "label": "random (2)"}]}, "the name of a baseline, and this is random"),
         ({"narrowed": [9]}, "narrowed"),

@@ -150,12 +150,22 @@ def test_spaces_are_named_in_every_table_where_there_are_several():
     assert '<th scope="row">random in all</th>' in page
 
 
+def test_who_is_outside_the_budget_is_marked():
+    compared = make_compared()
+    assert "outside the budget" not in render_compared(compared)
+    members = [replace(compared.members[0], costs={"size": 11_000.0}), *compared.members[1:]]
+    page = render_compared(replace(compared, members=members))
+    assert page.count("outside the budget</span>") == 1
+    assert '<th scope="row">composite <span class="flag">outside the budget</span>' in page
+    assert '<th scope="col">against</th>' in page
+
+
 def test_without_intervals_no_bootstrap_is_claimed():
     compared = make_compared()
     verdict = replace(compared.verdicts[0], outcome="no interval", low=None, high=None)
     page = render_compared(replace(compared, draws=0, verdicts=[verdict]))
     assert "Bootstrap" not in page
-    assert "The baseline is chosen by validation" in page
+    assert "Rivals are chosen by validation, not by test: " in page
 
 
 def test_text_stays_text(browser, tmp_path):

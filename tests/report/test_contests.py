@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from bitsmith.errors import RunError
+from bitsmith.report.compare_verdicts import make_verdicts, summarize_verdicts
 from bitsmith.report.compared import Contest, Member
-from bitsmith.report.contests import (
-    make_cells,
-    make_scores,
-    make_verdicts,
-    make_volumes,
-    summarize_verdicts,
-)
+from bitsmith.report.contests import make_cells, make_scores, make_volumes
 
 IMAGES = 1000
 BUDGET = "size=20kB"
@@ -106,21 +101,54 @@ def test_the_best_of_the_others_is_a_rival_too_where_it_was_searched():
     ]  # fmt: skip
     assert "composite in all loses 4.00" in verdicts[1].text
     assert "supernet in mobile" in verdicts[1].text
+    # One comparison of the two, seen from either side.
+    assert [v.outcome for v in verdicts] == ["not shown", "against", "shown", "shown"]
+    assert summarize_verdicts(verdicts).startswith(
+        "3 comparisons: a gain is shown in 1 of 3, the other is better in 1."
+    )
+    both = field.add("composite", [760] * 3, kind="found", budget="size=30kB")
+    both = both.add("supernet", [720] * 3, kind="found", budget="size=30kB").verdicts()
+    assert len(both) == 6
+    assert summarize_verdicts(both).startswith("4 comparisons: ")
 
 
 def test_against_the_mean_of_several_random_draws():
     """Of its own space and with every draw's seed; the best draw is a baseline like the others."""
     field = Field().add("random", [700, 710, 900], space="mobile").add("random (2)", [740, 730], space="mobile")
     field.add("random", [100] * 3, space="bits").add("supernet", [750] * 3, kind="found", space="mobile")
-    best, mean = field.verdicts()
+    best, mean, _ = field.verdicts()
     assert (best.theirs.method, best.theirs.space) == ("random", "mobile")
     assert mean.theirs.method == "mean of 2 random"
     assert mean.seeds == [0, 1]
     assert mean.gain == pytest.approx((750 - 720) / IMAGES)
     assert mean.low < mean.gain < mean.high
-    # One draw alone is a baseline and no mean.
+    # One draw alone is a baseline, no mean and no choice.
     alone = Field().add("random", [700] * 3).add("supernet", [750] * 3, kind="found")
     assert [v.theirs.method for v in alone.verdicts()] == ["random"]
+
+
+def test_against_the_best_random_draw_of_each_seed_by_validation():
+    """Random search: its choice is by validation, and here the test would have chosen otherwise."""
+    field = Field().add("random", [700, 900], validations=[0.8, 0.6], space="mobile", network="same")
+    field.add("random (2)", [740, 730], validations=[0.7, 0.7], space="mobile")
+    field.add("supernet", [750] * 2, kind="found", space="mobile", network="same")
+    searched = field.verdicts()[-1]
+    assert searched.theirs.method == "random search (best of 2)"
+    assert searched.gain == pytest.approx((750 - (700 + 730) / 2) / IMAGES)
+    assert (searched.seeds, searched.same) == ([0, 1], [0])
+
+
+def test_networks_outside_their_budget_neither_win_nor_lose():
+    """By any seed; what is beyond by rounding alone is inside."""
+    field = Field().add("uniform", [700] * 3).add("random", [990] * 3, costs={"size": 20_001.0})
+    field.add("composite-as-published", [900] * 3, kind="found", costs={"size": 22_400.0})
+    field.add("composite", [750] * 3, kind="found", costs={"size": 20_000 * (1 + 1e-12)})
+    assert [(v.ours.method, v.theirs.method) for v in field.verdicts()] == [("composite", "uniform")]
+    assert [member.outside for member in field.members[6:10:3]] == [{"size": pytest.approx(0.12)}, {}]
+    one = Field().add("uniform", [700] * 2).add("composite", [750], kind="found", costs={"size": 20_001.0})
+    assert one.add("composite", [750], kind="found", seeds=[1]).verdicts() == []
+    several = Field().add("uniform", [700], budget="energy=5uJ, size=20kB", costs={"size": 19e3, "energy": 6e-6})
+    assert several.members[0].outside == {"energy": pytest.approx(0.2)}
 
 
 def test_only_common_seeds_are_paired():

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.blueprint import FLOAT, Blueprint, Budget
 from bitsmith.cost import COSTS, exact, fits
 from bitsmith.errors import BudgetError
 from bitsmith.search.baselines import fill, largest_uniform, random_inside
-from bitsmith.search.feasible import least
+from bitsmith.search.feasible import inside, least, limits_of
 from bitsmith.space.precision import Precision, precision
 
 
@@ -180,3 +180,18 @@ def test_least_by_enumeration(cost):
 
 def precision_of_one(options):
     return type(options)(weight=options.weight[-1:], activation=options.activation[-1:])
+
+
+def test_a_start_inside_by_its_exact_ram_alone_is_filled_from_another():
+    """Where layers may be float or not, tables bound `ram`: all float takes 8,192 bytes, and 11,264 by the bound."""
+    space = precision(graphs.blueprint(graphs.chain((16, 16, 16, 16), side=8)), (8,), (8, FLOAT), ends=8)
+    budgets = [Budget(cost="ram", limit=9000)]
+    start = largest_uniform(space, budgets)
+    assert start == space.uniform(8, FLOAT)
+    assert exact("ram", start.graph, start.bits) == 8192
+    filled = fill(space, start, budgets)
+    assert fits(filled.graph, filled.bits, budgets)
+    limits, indices = limits_of(space, budgets), space.encode(filled)
+    assert inside(limits, indices)
+    assert not any(inside(limits, moved) for moved in space.raised(indices))
+    assert any(bits.activation == FLOAT for bits in filled.bits.values())

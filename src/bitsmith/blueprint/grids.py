@@ -45,8 +45,8 @@ class GridPlan:
         reads: for each conv and linear node, the carrier it reads.
         layer_reads: for each priced layer, the carriers that it reads over all its uses, in execution order.
         logits: the carrier that stays unquantized, or None where the output lies on a stream grid.
-        floats: direct carriers whose layer is known to read floats, so that they stay unquantized too; the graph alone
-            knows of none, see `with_floats`.
+        floats: carriers that are known to stay unquantized too: direct ones whose layer reads floats, and all streams
+            where these are float; the graph alone knows of none, see `with_floats` and `with_float_streams`.
     """
 
     carrier: Mapping[str, str]
@@ -61,6 +61,14 @@ class GridPlan:
     def with_floats(self, layers: Collection[str]) -> GridPlan:
         """The same plan where these layers read floats (their activations have 32 bits)."""
         return replace(self, floats=frozenset(name for name, layer in self.direct.items() if layer in layers))
+
+    def with_float_streams(self) -> GridPlan:
+        """The same plan where every stream stays float (`stream_bits` of 32)."""
+        return replace(self, floats=self.floats | self.stream.keys())
+
+    def on_float_stream(self, carrier: str) -> bool:
+        """Whether a carrier writes onto a stream that stays float."""
+        return carrier in self.stream and carrier in self.floats
 
     def narrows(self, layer: str) -> bool:
         """Whether a priced layer reads a stream, so that fewer bits than the stream has cost a table."""

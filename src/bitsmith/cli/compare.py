@@ -27,8 +27,8 @@ from bitsmith.pipeline.compare_plan import Plan, plan
 from bitsmith.pipeline.compare_pool import LOG, State
 from bitsmith.pipeline.comparison import Comparison, change, read_comparison
 from bitsmith.pipeline.planned import LeftOut
+from bitsmith.report.compare_verdicts import name_of
 from bitsmith.report.compared import Compared, Missing, read_compared
-from bitsmith.report.contests import name_of
 from bitsmith.report.plot import spoken_metric
 
 
@@ -45,7 +45,7 @@ def compare(
     float_epochs: Annotated[int | None, typer.Option(help="Epochs of the float network.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what they take; do nothing.")] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="With --dry-run: time a few steps, and tell the core-hours.")
+        bool, typer.Option("--estimate", help="As --dry-run; time a few steps too, and tell the core-hours.")
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -64,7 +64,7 @@ def compare(
         float_epochs=float_epochs,
     )
     tell = say(quiet or as_json)
-    if dry_run:
+    if dry_run or estimate:
         laid_out = plan(comparison, tell)
         _print_plan(comparison, laid_out, workers)
         if estimate:
@@ -99,7 +99,7 @@ def _print_plan(comparison: Comparison, laid_out: Plan, workers: int) -> None:
     for (method, space, budgets, search, training), seeds in lines.items():
         table.add_row(escape(method), escape(space), ", ".join(seeds), budgets, search, training)
     out.print(table)
-    floats = f", after {laid_out.float_epochs} of a float network" if laid_out.float_epochs else ""
+    floats = f", after {laid_out.head_start} of a float network" if laid_out.head_start else ""
     if laid_out.from_scratch:
         floats += f" (in {', '.join(laid_out.from_scratch)}, which has none, as many more)"
     out.print(
@@ -154,6 +154,7 @@ def _print_missing(what: str, lines: Sequence[LeftOut | Missing], *, several: bo
 
 def _print_compared(compared: Compared, page: Path) -> None:
     several = len({cell.contest.space for cell in compared.cells}) > 1
+    outside = {member.contest for member in compared.members if member.outside}
     table = Table(title=escape(compared.title))
     table.add_column("budget", overflow="fold", min_width=12)
     table.add_column("method", overflow="fold", min_width=12)
@@ -169,7 +170,7 @@ def _print_compared(compared: Compared, page: Path) -> None:
                 )
                 table.add_row(
                     budget,
-                    escape(name_of(cell.contest, several)),
+                    escape(name_of(cell.contest, several)) + (" (outside)" if cell.contest in outside else ""),
                     f"{100 * cell.test:.2f}",
                     between,
                     format_cost(cost, cell.costs[cost]) if cost in cell.costs else "",

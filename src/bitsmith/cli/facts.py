@@ -16,7 +16,7 @@ from bitsmith.capture import capture
 from bitsmith.cli.app import app
 from bitsmith.cli.options import AsJson, Output, Shape, TargetName, Width, parse_shape
 from bitsmith.cli.show import out
-from bitsmith.cost import find_target, price
+from bitsmith.cost import costs_at_streams, find_target, price
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.models import load_model
 from bitsmith.space import narrowed
@@ -57,7 +57,8 @@ def cost(
             graph, bits = given.graph, dict(given.bits)
     narrow = None if width is None else narrowed(graph, width)
     graph = graph if narrow is None else narrow.graph
-    costs = price(graph, bits, find_target(target or "onnx").costs)
+    known = find_target(target or "onnx").costs
+    costs = price(graph, bits, known if given is None else costs_at_streams(given.stream_bits, known))
     if as_json:
         print(json.dumps({json_name(name): _plain(value) for name, value in costs.items()}, indent=1))
         return

@@ -42,7 +42,7 @@ def export(
     to: Annotated[str, typer.Option(help=f"Formats: {', '.join(EXPORTERS)}.")] = "onnx",
     quiet: Quiet = False,
 ) -> None:
-    """Write every trained network of a run folder as files that run as integers."""
+    """Write every trained network of a run folder as files that run as integers, but for layers left float."""
     run = RunFolder(path=folder)
     run.recipe()
     pipeline.export(run, tuple(to.split(",")), say(quiet))

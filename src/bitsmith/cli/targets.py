@@ -97,6 +97,7 @@ def _values(target: Target) -> dict[str, Any]:
         "what": target.what,
         "weight_bits": list(target.weight_bits),
         "activation_bits": list(target.activation_bits),
+        "float_layers": target.float_layers,
         "per_channel": target.per_channel,
         "per_filter": target.per_filter,
         "power_of_two": target.power_of_two,
@@ -125,7 +126,8 @@ def _facts(target: Target) -> str:
 
 
 def _bits(target: Target) -> str:
-    return f"weights {_spell(target.weight_bits)}, activations {_spell(target.activation_bits)} bits"
+    floats = "; float layers" if target.float_layers else ""
+    return f"weights {_spell(target.weight_bits)}, activations {_spell(target.activation_bits)} bits{floats}"
 
 
 def _spell(bits: Sequence[int]) -> str:

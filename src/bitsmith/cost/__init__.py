@@ -5,6 +5,7 @@ from bitsmith.cost.described import TargetDescription
 from bitsmith.cost.energy import ENERGY_MODELS, Cycles, PerMac
 from bitsmith.cost.memory import ArenaPlan, plan_arena
 from bitsmith.cost.reading import find_target, is_file, read_description
+from bitsmith.cost.streams import costs_at_streams
 from bitsmith.cost.tables import CostTables, ExpectedCost, table, tabulate
 from bitsmith.cost.target import Target
 from bitsmith.cost.targets import TARGETS, check_budgets
@@ -22,6 +23,7 @@ __all__ = [
     "Target",
     "TargetDescription",
     "check_budgets",
+    "costs_at_streams",
     "exact",
     "find_target",
     "fits",

@@ -3,7 +3,8 @@
 Every cost here is additive: value = finish(fixed(graph) + sum over priced layers of entry(layer, bits)). So the
 same few functions give the exact value of a blueprint, the expected value under probabilities (differentiable) and the
 rows of an integer program, and the three can't disagree. Totals are whole numbers (bytes, operations), exact in
-float64 to 2^53. Weights and activations at 32 bits (float) count as 32 bits.
+float64 to 2^53. Weights and activations at 32 bits (float) count as 32 bits. What lies between layers
+counts as 8 bits, whatever theirs are; of networks whose streams are float, `bitsmith.cost.streams` makes the costs.
 
 One cost is no sum: `ram` is a maximum, which floats (four bytes where integers take one) change. Layers that are
 certainly float, as pinned ones are, are part of what is fixed, and all is exact. Where a search may choose whether a
@@ -208,7 +209,7 @@ def exact(cost: str, graph: NetworkGraph, bits: Mapping[str, Bits], costs: Mappi
     Args:
         cost: a key of `costs`.
         bits: for every priced layer its Bits.
-        costs: those of a target (`Target.costs`) know its energy and latency too.
+        costs: those of a target (`Target.costs`) know its energy and latency too, `costs_at_streams` float streams.
 
     Example:
         One conv of 432 weights at 2 bits and 442,368 MACs at w2a8: weights 108 B, bitops 7,077,888, avg_bits 4.

@@ -79,7 +79,8 @@ class TargetDescription(_Values):
         name: how messages call it.
         extends: a built-in target.
         bits: {weights: [2, 4, 8], activations: [8]}.
-        float_layers: whether layers may stay float, as of `Target`; onnx' do, unless a table says what integers cost.
+        float_layers: whether layers may stay float, as of `Target`. Where nothing is said, as of `extends`; not so
+            beside bits or memories, which are a board's, or a table that says what integers cost.
         per_channel, per_filter, power_of_two: granularity, as of `Target`.
         lacks: operator, or a form of one (`bitsmith.cost.target.FORMS`) -> why it can't be held.
         memories: {flash: 64kB, ram: 16kB}.
@@ -187,8 +188,7 @@ class TargetDescription(_Values):
                 "float_layers: nothing says what a float layer takes where energy or latency are priced by tables of "
                 "integers; leave one of them out"
             )
-        floats = base.float_layers if self.float_layers is None else self.float_layers
-        target = dataclasses.replace(target, float_layers=floats and not target.prices_integers_alone)
+        target = dataclasses.replace(target, float_layers=self._floats(target, base))
         for field, table in (("macs_per_cycle", cycles and cycles.rates), ("energy_per_mac", _joules(energy))):
             if table:
                 most = max(w for _, w in table), max(a for a, _ in table)
@@ -198,6 +198,12 @@ class TargetDescription(_Values):
                         f"w{max(target.weight_bits)}a{max(target.activation_bits)}; add entries, or say less in bits"
                     )
         return target
+
+    def _floats(self, target: Target, base: Target) -> bool:
+        if self.float_layers is not None:
+            return self.float_layers
+        board = self.bits != _Bits() or self.memories != _Memories()
+        return base.float_layers and not board and not target.prices_integers_alone
 
     def _cycles(self, base: Target) -> Cycles | None:
         old = base.cycles

@@ -23,6 +23,8 @@ channels, and float32 scales with int32 biases would add 2.7 kB to 20 kB of 2-bi
 - `relu`, `relu6`: nothing where the clip merges with the operator before it; else a header and a table of 256 bytes.
 - Other functions: a header and a table of 256 bytes.
 - `flatten` and `dropout` store nothing.
+- Where streams are float, numbers take no tables: functions, clips that stand apart, operands of a `concat` and layers
+  that read a stream store none, and an `affine` has a float32 weight and bias, 8 bytes per channel.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ HEADER = 16
 TABLE = 256
 PER_CHANNEL = 4
 PER_AFFINE_CHANNEL = 5
+PER_FLOAT_AFFINE_CHANNEL = 8
 STREAM_BITS = 8
 
 
@@ -53,19 +56,27 @@ def _pixel_tables(node: Node, plan: GridPlan) -> int:
 
 
 def _affine(node: Node, plan: GridPlan) -> int:
-    return HEADER + PER_AFFINE_CHANNEL * node.shape[0]
+    return (
+        HEADER + (PER_FLOAT_AFFINE_CHANNEL if _reads_float_stream(node, plan) else PER_AFFINE_CHANNEL) * node.shape[0]
+    )
 
 
 def _clip(node: Node, plan: GridPlan) -> int:
-    return 0 if plan.is_merged(node) else HEADER + TABLE
+    return 0 if plan.is_merged(node) else _function(node, plan)
 
 
 def _concat(node: Node, plan: GridPlan) -> int:
+    if _reads_float_stream(node, plan):
+        return HEADER
     return HEADER + TABLE * sum(plan.signed[read] != plan.signed[node.name] for read in node.inputs)
 
 
 def _function(node: Node, plan: GridPlan) -> int:
-    return HEADER + TABLE
+    return HEADER + (0 if _reads_float_stream(node, plan) else TABLE)
+
+
+def _reads_float_stream(node: Node, plan: GridPlan) -> bool:
+    return plan.on_float_stream(plan.carrier[node.inputs[0]])
 
 
 # operator -> bytes stored whatever the bits are; the free ones are those at `_nothing`.
@@ -132,7 +143,9 @@ def _narrowing_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
     starts = len({plan.signed[carrier] for carrier in plan.layer_reads[layer.name]})
     if not isinstance(bits.activation, int):
         return starts * TABLE * len(bits.activation_widths) + layer.in_channels
-    return starts * TABLE if plan.narrows(layer.name) and bits.activation < STREAM_BITS else 0
+    if not plan.narrows(layer.name) or plan.on_float_stream(plan.reads[layer.name]):
+        return 0
+    return starts * TABLE if bits.activation < STREAM_BITS else 0
 
 
 def fixed_bytes(graph: NetworkGraph, plan: GridPlan) -> int:

@@ -8,10 +8,11 @@ Which tensors there are:
   A layer with fewer activation bits than its stream narrows what it reads while it reads it, through its table; a float
   layer makes numbers of integers while it reads them, and integers of its sums while it writes them.
 - What only a float layer reads is float32: four bytes per element (the plan's `floats`). Other bits don't reach `ram`.
-  Networks whose streams are float too (composite as published) are priced as if these were quantized.
+  So is every stream of a network whose streams are float (composite as published); a layer of integers quantizes such
+  a stream while it reads it.
 - The logits are float32, and so is what transparent operators make of them: four bytes per element. Where the output
   isn't logits (it ends in an add, a concat, a multiply, a function, a zero pad), it lies on a stream; one step after
-  the last node reads it and writes it as float32: a tensor called after it, `name:float`.
+  the last node reads it and writes it as float32: a tensor called after it, `name:float`. A float stream needs none.
 - flatten and dropout are other names of their input; a clip that merges writes its producer's tensor. Everything else
   writes: concat, split and shuffle too, although a kernel that reads with strides could do without.
 - A tensor lives from the step that writes it to the last step that reads it, both included; the output lives to the
@@ -74,7 +75,7 @@ def plan_arena(graph: NetworkGraph, plan: GridPlan | None = None) -> ArenaPlan:
     """Lay out the activations of one inference; see the module's text for the rule.
 
     Args:
-        plan: of the graph, where it knows of layers that read floats.
+        plan: of the graph, where it knows of layers that read floats, or of float streams.
 
     Example:
         input 3x8x8 (192 B) -> conv 4x8x8 (256 B) -> conv 2x8x8 (128 B): total = 192 + 256 = 448 B.
@@ -130,7 +131,7 @@ def live_tensors(graph: NetworkGraph, plan: GridPlan) -> tuple[Tensor, ...]:
         )
         for name in first
     ]
-    if plan.logits is None:
+    if plan.logits is None and plan.carrier[graph.output] not in plan.floats:
         size = math.prod(graph[output].shape) * _FLOAT_BYTES
         tensors.append(Tensor(name=f"{output}:float", size=size, first=end, last=end))
     return tuple(tensors)

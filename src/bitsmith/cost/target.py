@@ -55,6 +55,9 @@ class Target:
         note: what a user gets today, and what doesn't exist yet.
         sources: where its constants come from.
 
+    Raises:
+        RecipeError: float layers beside a price of integers alone.
+
     Example:
         >>> TARGETS["mpic"].narrow((2, 3, 4, 8), TARGETS["mpic"].weight_bits)
         (2, 4, 8)
@@ -82,8 +85,12 @@ class Target:
     def __post_init__(self) -> None:
         assert set(self.memories) <= {"flash", "ram"}, self.memories
         assert set(self.lacks) <= set(FORMS), self.lacks
-        assert not (self.float_layers and self.prices_integers_alone), "nothing would say what floats cost"
         assert "flash" not in self.memories or self.code is not None, "nobody could say what takes flash"
+        if self.float_layers and self.prices_integers_alone:
+            raise RecipeError(
+                f"target {self.name!r}: nothing says what a float layer takes where energy or latency are priced by "
+                "tables of integers; give float_layers=False beside them, or leave them out"
+            )
 
     @property
     def prices_integers_alone(self) -> bool:

@@ -1,5 +1,6 @@
 """From a frozen network to files that run as integers, and the proof that they compute what was trained."""
 
+from bitsmith.deploy.arithmetic import spoken_arithmetic
 from bitsmith.deploy.lower import lower
 from bitsmith.deploy.onnx_file import export_onnx, write_onnx
 from bitsmith.deploy.program import IntegerProgram
@@ -15,6 +16,7 @@ __all__ = [
     "kernels",
     "lower",
     "run",
+    "spoken_arithmetic",
     "trace",
     "verify_onnx",
     "write_onnx",

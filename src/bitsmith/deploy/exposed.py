@@ -4,7 +4,8 @@ Extra outputs leave integer kernels as they are. Programs of integers alone (`In
 the reference's own trace, bit for bit. Where layers stay float, a rounding that falls to the other side would be
 carried on from layer to layer, so every operator is compared by itself: the reference's operator gets the tensors that
 onnxruntime's read, and has to give what onnxruntime gave, to the bit where it computes with integers, steps or clips,
-and within the room of float32 sums (`reference_float.room`) where it adds up floats. By induction the file is then the
+and within the room of float32 sums (`reference_float.room`) where it adds up floats. What a float layer gives has to
+be as near as such sums are taken together, too (`reference_float.typical`). By induction the file is then the
 program, but for those roundings. A float kernel is not fused here with what follows it, as it can be in the file.
 """
 
@@ -20,7 +21,7 @@ from bitsmith.deploy.onnx_writer import parameter_names, tensor_name
 from bitsmith.deploy.operators import Conv, Logits, Operator
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import apply, trace
-from bitsmith.deploy.reference_float import room
+from bitsmith.deploy.reference_float import room, typical
 from bitsmith.deploy.runtime import infer, session
 from bitsmith.errors import VerifyError
 
@@ -69,13 +70,16 @@ def first_difference(
                 return place, text, operator.layer
         got = computed[operator.name]
         if expected is not None:
-            wrong = ~same(got, expected[operator.name])
+            what = _differing(~same(got, expected[operator.name]))
         else:
-            wrong = _wrong(program, operator, [computed[name] for name in operator.inputs] or [images], got)
-        if wrong.any():
-            text = f"layer {operator.layer!r}: {int(wrong.sum())} of its {wrong.size} outputs differ"
-            return place, text, operator.layer
+            what = _apart(program, operator, [computed[name] for name in operator.inputs] or [images], got)
+        if what is not None:
+            return place, f"layer {operator.layer!r}: {what}", operator.layer
     return None
+
+
+def _differing(wrong: np.ndarray) -> str | None:
+    return f"{int(wrong.sum())} of its {wrong.size} outputs differ" if wrong.any() else None
 
 
 def _parameters(operator: Operator) -> dict[str, tuple[str, np.ndarray]]:
@@ -94,15 +98,21 @@ def _parameters(operator: Operator) -> dict[str, tuple[str, np.ndarray]]:
     return {kind: (names[kind], values) for kind, values in right.items()}
 
 
-def _wrong(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray], got: np.ndarray) -> np.ndarray:
-    """Where an output can't have come from these inputs."""
+def _apart(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray], got: np.ndarray) -> str | None:
+    """Why an output can't have come from these inputs, or None."""
     right = apply(program, operator, inputs).reshape(len(inputs[0]), *program.shapes[operator.name])
     if got.dtype != right.dtype or got.shape != right.shape:
-        return np.ones(right.shape, bool)
+        return _differing(np.ones(right.shape, bool))
     if not isinstance(operator, FloatOperator):
-        return got != right
+        return _differing(got != right)
     slack = np.broadcast_to(np.asarray(room(operator, inputs)).reshape(-1), (right.size,)).reshape(right.shape)
-    return ~(np.abs(got.astype(np.float64) - right.astype(np.float64)) <= slack)
+    away = np.abs(got.astype(np.float64) - right.astype(np.float64))
+    if (wrong := ~(away <= slack)).any() or not isinstance(operator, FloatSums):
+        return _differing(wrong)
+    far, near = float(np.sqrt((away**2).mean())), typical(operator, inputs)
+    if far <= near:
+        return None
+    return f"all its {right.size} outputs differ more, taken together, than float32 sums do: {far:.2g}, not {near:.2g}"
 
 
 def same(a: np.ndarray, b: np.ndarray) -> np.ndarray:

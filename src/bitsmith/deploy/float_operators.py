@@ -2,7 +2,7 @@
 
 A tensor without a grid holds float32 numbers. `Dequantize` leads from integers to them, `Quantize` back; what moves
 numbers without computing (max pool, pad, concat, ...) is the same operator on either kind. Sums of floats depend on the
-order in which they are added: `float_error` says by how much.
+order in which they are added: `reference_float` says by how much.
 """
 
 from __future__ import annotations

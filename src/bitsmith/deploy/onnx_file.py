@@ -1,4 +1,6 @@
-"""IntegerProgram to one ONNX file that stock onnxruntime runs as integers, equal to the reference bit for bit."""
+"""IntegerProgram to one ONNX file that stock onnxruntime runs: as integers, equal to the reference bit for bit, and in
+float32 where layers stay float. The file says which of the two, under `arithmetic` in its metadata.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bitsmith.blueprint import Blueprint
+from bitsmith.deploy.arithmetic import arithmetic
 from bitsmith.deploy.functions import DOMAIN, OPSET
 from bitsmith.deploy.lower import lower
 from bitsmith.deploy.onnx_nodes import write_operator
@@ -92,6 +95,7 @@ def metadata(program: IntegerProgram) -> dict[str, str]:
             {"input": contract.kind, "mean": list(contract.mean), "std": list(contract.std)}
             | ({"done": "inside: feed raw pixels"} if contract.kind == "uint8" else {})
         ),
+        "arithmetic": arithmetic(program),
         "labels": json.dumps(list(program.classes)),
         "bits": json.dumps({layer: [bits.weight, bits.activation] for layer, bits in program.bits.items()}),
     }

@@ -8,8 +8,21 @@ can then be off by
 whatever the order and whether products are fused into sums: n u for certain (N. Higham, Accuracy and Stability of
 Numerical Algorithms, section 3.1), and 6 sqrt(n) u but for one sum in 10^7, if roundings are independent (N. Higham and
 T. Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 2019). That is the room that
-`room` leaves; kernels of less than float32 precision (bfloat16, TF32) or another computation leave it. What takes no
-sum (a step, a clip, pixels to numbers) has no room: it is the same to the last bit.
+`room` leaves. Means have n u alone: a map of one number over and over, as a blank image or a dead channel gives, is
+rounded the same way each time. What takes no sum (a step, a clip, pixels to numbers) has no room: it is the same to the
+last bit.
+
+Wide layers have so much room for every single number that float16 products fit in from about 5,000 terms on. Taken
+together the numbers of a layer have less: a loop rounds each of its partial sums s_k by 0.42 u |s_k| in root mean
+square (of mantissas spread evenly in the logarithm), and products of random signs around a mean make E[s_k^2] at most
+(k / n)^2 y^2 + (k / n) T^2, T^2 = sum (w x)^2, so that
+
+    rms(error) <= 0.42 u sqrt(n (y^2 / 3 + T^2 / 2))  <  u sqrt(n (y^2 + T^2)) / 3,
+
+and three times that, u sqrt(n (y^2 + T^2)), is `typical`. Kernels that add in blocks stay further below. Numbers
+rounded to 11 bits (float16, TF32) before they are multiplied are off by 3,500 u T, which is more to millions of terms
+where y is about T, as with weights of either sign. Where all products have one sign, y^2 is n T^2 at most, and they
+pass from about 3,500 terms on: so much a verification doesn't see.
 """
 
 from __future__ import annotations
@@ -92,7 +105,7 @@ def room(operator: FloatOperator, inputs: list[np.ndarray]) -> np.ndarray | floa
             return _growth(3) * (np.abs(inputs[0].astype(np.float64) * operator.gain) + np.abs(operator.offset))
         case FloatAverage():
             total, count = _window_sums(operator, np.abs(inputs[0]))
-            return _growth(operator.kernel[0] * operator.kernel[1] + 2) * total / count
+            return _certain(operator.kernel[0] * operator.kernel[1] + 2) * total / count
         case FloatAdd():
             return _growth(len(inputs) + 1) * sum(np.abs(y).astype(np.float64) for y in inputs)
         case FloatMultiply():
@@ -104,8 +117,26 @@ def room(operator: FloatOperator, inputs: list[np.ndarray]) -> np.ndarray | floa
     assert_never(operator)
 
 
+def typical(operator: FloatSums, inputs: list[np.ndarray]) -> float:
+    """How far float32 results may lie from `compute`'s in root mean square over the layer.
+
+    u sqrt(n mean(y^2 + sum (w x)^2)), n counting the bias and the rounding of the result.
+
+    Args:
+        inputs: as of `compute`.
+    """
+    weight, bias = (numbers.astype(np.float64) for numbers in operator.folded.numbers)
+    squares = _sums(operator, weight**2, inputs[0].astype(np.float64) ** 2) + (bias**2)[:, None]
+    y = _sums(operator, weight, inputs[0]) + bias[:, None]
+    return _UNIT * math.sqrt((weight[0].size + 2) * float((squares + y**2).mean()))
+
+
 def _growth(terms: int) -> float:
-    return min(terms, 6 * math.sqrt(terms)) * _UNIT / (1 - terms * _UNIT)
+    return min(1, 6 / math.sqrt(terms)) * _certain(terms)
+
+
+def _certain(terms: int) -> float:
+    return terms * _UNIT / (1 - terms * _UNIT)
 
 
 def _line(x: np.ndarray, gain: np.ndarray | None, offset: np.ndarray | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 Four computations of the same images are compared, each with the next:
 
 1. The trained network in float32. Freezing rounds its scales and biases, which few-bit networks can feel, so that
-   only a gross gap is a problem (see `TRAINED_AGREEMENT`, `TRAINED_APART`).
+   only a gross gap is a problem (see `bitsmith.deploy.nearness`).
 2. The simulation, the frozen torch network in float32.
 3. The reference interpreter on the program lowered from that network. It has to give the simulation's classes in
    99.9 % of the predictions and outputs close to its own, and on a few images, layer by layer, the very integers that
@@ -12,6 +12,7 @@ Four computations of the same images are compared, each with the next:
    stay float, sums of floats depend on the order in which a machine adds them, and what is rounded after them now and
    then falls to the other side: there the classes have to be the same in 99.9 % of the predictions and outputs close,
    and on a few images, those that differ most, every operator by itself has to be right (`bitsmith.deploy.exposed`).
+   Few images don't reach every entry of a table, so that all constants of the file have to be the program's, too.
 
 Two things find what is wrong in the file: the weights, scales and biases that it unpacks are compared with the
 network's, and every intermediate tensor is made an extra output of a copy of the model, which leaves its integer
@@ -29,26 +30,28 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from bitsmith.deploy.arithmetic import arithmetic
 from bitsmith.deploy.exposed import expose, first_difference, same
 from bitsmith.deploy.kernel_check import kernel_problems
-from bitsmith.deploy.onnx_file import metadata
+from bitsmith.deploy.nearness import (
+    FLOAT_TIE,
+    OUTPUT_APART,
+    accuracy_of,
+    apart_problems,
+    distance,
+    freezing_problems,
+    is_best,
+    predictions_of,
+)
 from bitsmith.deploy.onnx_writer import INPUT, OUTPUT
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import run
 from bitsmith.deploy.runtime import FLOAT_KERNELS, INTEGER_KERNELS, LEVELS, infer, kernel_nodes, session
 from bitsmith.deploy.simulation import apart, first_parting, simulate
+from bitsmith.deploy.stored import constant_problems, metadata_problems
 from bitsmith.errors import VerifyError
 from bitsmith.quantize import Network
 
-LEAST_AGREEMENT = 0.999  # of predictions, simulation against reference; one may differ always
-# Outputs further apart than this part of the range of the reference's outputs are others. A single rounding to the
-# other side of a half, carried on, moved none of 8-bit to 2-bit test networks by 0.0001, but one image in 100 of a
-# 1-bit network by 0.25.
-OUTPUT_APART = 0.05
-APART_IMAGES = 0.01  # that may be so far apart; one may always
-# Trained against frozen: 98 % of the predictions and a median of 0.036 of the range were the worst that was measured.
-TRAINED_AGREEMENT = 0.95
-TRAINED_APART = 0.2
 _TRACED = 8  # images whose every tensor is compared
 
 
@@ -59,6 +62,7 @@ class Verification:
     Args:
         images: number of images compared.
         exact: whether the file computes with integers alone: its outputs have to be the reference's bit for bit.
+        arithmetic: what computes in integers, in the words of the file's metadata.
         excluded: the layers that stay float.
         float_streams: whether what lies between the layers is float too.
         equal_images: level -> images whose outputs equal the reference's bit for bit.
@@ -91,6 +95,7 @@ class Verification:
 
     images: int
     exact: bool
+    arithmetic: str
     excluded: tuple[str, ...]
     float_streams: bool
     equal_images: Mapping[str, int]
@@ -118,6 +123,11 @@ class Verification:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+    @property
+    def score(self) -> float:
+        """What `score` gives for the outputs at the last level, those of `predictions`; needs one."""
+        return list(self.scores.values())[-1]
 
 
 def verify_onnx(
@@ -153,23 +163,23 @@ def verify_onnx(
     exposed = expose(_read(path), program, path)
     reference = run(program, images)
     simulation = simulate(frozen, program, images, batch)
-    got = _predictions(simulation)
-    differing = int((~_best(reference, got)).sum())
+    got = predictions_of(simulation)
+    differing = int((~is_best(reference, got)).sum())
     parted = first_parting(frozen, program, images[:_TRACED])
 
-    problems = _apart_problems(simulation, reference, "simulation and reference")
+    problems = apart_problems(simulation, reference, "simulation and reference")
     if parted is not None:
         problems.append(parted[1])
     before = None if trained is None else simulate(trained, program, images, batch)
     agreement_trained = apart_trained = accuracy_trained = score_trained = None
     if before is not None:
-        agreement_trained = float((_predictions(before) == got).mean())
-        apart_trained = _distance(before, simulation)
-        accuracy_trained = _accuracy(before, labels)
+        agreement_trained = float((predictions_of(before) == got).mean())
+        apart_trained = distance(before, simulation)
+        accuracy_trained = accuracy_of(before, labels)
         score_trained = None if score is None else score(before, labels)
-        problems += _freezing_problems(before, simulation, labels)
+        problems += freezing_problems(before, simulation, labels)
     equal, outputs, largest, accuracy, scores, first = {}, {}, {}, {}, {}, []
-    predictions = _predictions(reference)
+    predictions = predictions_of(reference)
     for level in levels:
         computed = infer(session(path, level, threads=threads), images, [OUTPUT], batch=batch)[0]
         equals = same(computed, reference)
@@ -178,8 +188,8 @@ def verify_onnx(
         away[np.isnan(away)] = np.finfo(away.dtype).max
         equal[level], outputs[level] = int(rows.sum()), int((~equals).sum())
         largest[level] = float(away.max())
-        accuracy[level] = _accuracy(computed, labels)
-        predictions = _predictions(computed)  # the last level is the one that users get
+        accuracy[level] = accuracy_of(computed, labels)
+        predictions = predictions_of(computed)  # the last level is the one that users get
         if score is not None:
             scores[level] = score(computed, labels)
         suspects = np.lexsort((-away, rows))[:_TRACED]  # those that differ, most first
@@ -187,21 +197,25 @@ def verify_onnx(
         if found is not None:
             first.append(found)
         if not program.exact:
-            away_problems = _apart_problems(computed, reference, f"level {level!r}: onnxruntime and reference")
+            who = f"level {level!r}: onnxruntime and reference"
+            away_problems = apart_problems(computed, reference, who, tie=FLOAT_TIE)
             problems += ([f"level {level!r}: {found[1]}"] if found else []) + away_problems
         elif not rows.all() or found is not None:
             where = f"the first difference is in {found[1]}" if found else "no layer alone differs"
             problems.append(f"level {level!r}: {(~rows).sum()} of {len(images)} images differ; {where}")
     kernels = kernel_nodes(path, threads=threads)
     problems += kernel_problems(kernels, program)
-    problems += _metadata_problems(_read(path), program)
+    stored = _read(path)
+    problems += metadata_problems(stored, program)
+    if not program.exact:
+        problems += constant_problems(stored, program)
     return Verification(
         images=len(images),
         equal_images=equal,
         differing_outputs=outputs,
         largest_difference=largest,
-        accuracy_simulation=_accuracy(simulation, labels),
-        accuracy_reference=_accuracy(reference, labels),
+        accuracy_simulation=accuracy_of(simulation, labels),
+        accuracy_reference=accuracy_of(reference, labels),
         accuracy_onnxruntime=accuracy,
         scores=scores,
         agreement=1 - differing / got.size,
@@ -217,6 +231,7 @@ def verify_onnx(
         excluded=tuple(dict.fromkeys(operator.owner for operator in program.float_sums)),
         float_streams=program.float_streams,
         exact=program.exact,
+        arithmetic=arithmetic(program),
         flagged=tuple(operator.layer for operator in program.weighted if program.may_saturate(operator)),
         problems=tuple(problems),
         predictions=predictions[:, 0] if predictions.shape[1] == 1 else predictions,
@@ -234,75 +249,3 @@ def _read(path: Path | str) -> ModelProto:
     if signature != [INPUT, OUTPUT]:
         raise VerifyError(f"{path} is damaged or not a file of bitsmith: its inputs and outputs are {signature}")
     return model
-
-
-def _predictions(outputs: np.ndarray) -> np.ndarray:
-    """(N, positions): the largest of (N, classes), or at each place of (N, classes, H, W)."""
-    return outputs.reshape(*outputs.shape[:2], -1).argmax(1)
-
-
-def _right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return _predictions(outputs) == labels.reshape(len(labels), -1)
-
-
-def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    return float(_right(outputs, labels).mean())
-
-
-def _best(outputs: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Where a prediction is one of the largest outputs: few-bit classifiers tie exactly, which float sums don't."""
-    classes = outputs.reshape(*outputs.shape[:2], -1)
-    return np.take_along_axis(classes, predictions[:, None], 1)[:, 0] == classes.max(1)
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(max(np.median(apart(a, b)), np.median(apart(b, a))))
-
-
-def _apart_problems(outputs: np.ndarray, reference: np.ndarray, who: str) -> list[str]:
-    """Outputs that roundings alone can't have moved so far."""
-    problems, images = [], len(reference)
-    predictions = _predictions(outputs)
-    differing, far = int((~_best(reference, predictions)).sum()), ~(apart(outputs, reference) <= OUTPUT_APART)
-    if differing > max(1, (1 - LEAST_AGREEMENT) * predictions.size):
-        problems.append(
-            f"{who} predict different classes on {differing} of {predictions.size} images, "
-            f"more than {1 - LEAST_AGREEMENT:.1%}"
-        )
-    if far.sum() > max(1, APART_IMAGES * images) or far.all():
-        problems.append(
-            f"outputs of {who} are more than {OUTPUT_APART:.0%} of their range apart on {far.sum()} of {images} images"
-        )
-    return problems
-
-
-def _freezing_problems(trained: np.ndarray, frozen: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Gross gaps between the outputs of the trained and the frozen network.
-
-    One is a problem where it costs accuracy: fewer than 95 % of the predictions agree and the accuracy falls by more
-    than three standard errors of the paired difference. One in the outputs is where their median is 20 % of the range:
-    that sees what no class shows.
-    """
-    problems = []
-    agreement = (_predictions(trained) == _predictions(frozen)).mean()
-    fall = (_right(trained, labels).astype(float) - _right(frozen, labels)).mean(1)
-    if agreement < TRAINED_AGREEMENT and fall.mean() > 3 * fall.std() / np.sqrt(len(fall)):
-        problems.append(
-            f"freezing changed the network: trained and frozen predict the same class on {agreement:.1%} of the "
-            f"images, and the accuracy falls by {100 * fall.mean():.2f} points"
-        )
-    distance = _distance(trained, frozen)
-    if distance > TRAINED_APART:
-        problems.append(
-            f"freezing changed the network: its outputs differ from the trained ones by {distance:.0%} of their range"
-        )
-    return problems
-
-
-def _metadata_problems(model: ModelProto, program: IntegerProgram) -> list[str]:
-    stored = {entry.key: entry.value for entry in model.metadata_props}
-    return [
-        f"the file's metadata says {key} = {stored.get(key)!r}, the network's is {value!r}"
-        for key, value in metadata(program).items()
-        if stored.get(key) != value and key != "bitsmith"
-    ]

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from bitsmith.blueprint import FLOAT
 from bitsmith.deploy import Verification
 from bitsmith.errors import RunError
 from bitsmith.pipeline import exported
@@ -15,7 +14,7 @@ from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.outcomes import Outcomes, save_outcomes
 from bitsmith.pipeline.post import NOT_TRAINED
-from bitsmith.pipeline.traits import float_layers, is_integer, spoken_arithmetic
+from bitsmith.pipeline.traits import blueprint_arithmetic, is_integer
 from bitsmith.quantize import Network
 from bitsmith.train import evaluate, infer, write_json
 
@@ -34,8 +33,7 @@ def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quie
             for name, path in files.artefacts.items():
                 mark = "" if trained else f", {NOT_TRAINED}"
                 if not is_integer(blueprint):
-                    sums = blueprint.stream_bits == FLOAT
-                    mark += f", {spoken_arithmetic(float_layers(blueprint), sums=sums)}"
+                    mark += f", {blueprint_arithmetic(blueprint)}"
                 say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
 
 
@@ -57,8 +55,7 @@ def _verify(job: Job, say: Say) -> bool:
         save_outcomes(Outcomes(predictions=checked.predictions, labels=labels), folder)
         values = dataclasses.asdict(checked) | {"ok": checked.ok, "artefact": "model.onnx"}
         del values["predictions"]  # kept beside it, as numbers
-        score = min(checked.scores.values())  # equal at all levels where the file is right and integer
-        write_json(folder / "verification.json", {"test": score, "source": "onnx", "checks": [values]})
+        write_json(folder / "verification.json", {"test": checked.score, "source": "onnx", "checks": [values]})
         say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
     floats = float_state(job)
     if floats is not None:
@@ -81,16 +78,15 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
     """A verification in a sentence; `metric` names its scores."""
     scored = f"{100 * checked.accuracy_reference:.2f} %"
     if metric != "accuracy" and checked.scores:
-        scored = f"{metric} {100 * min(checked.scores.values()):.2f} %, accuracy {scored}"
+        scored = f"{metric} {100 * checked.score:.2f} %, accuracy {scored}"
     if checked.ok:
         flagged = f"; on x86 without VNNI {', '.join(checked.flagged)} may differ" if checked.flagged else ""
         same = checked.agreement_trained
         trained = "" if same is None else f", {100 * same:.2f} % predicted as by the trained network"
         layers = f"all {checked.integer_layers} layers as integers{flagged}"
         if not checked.exact:
-            arithmetic = spoken_arithmetic(checked.excluded, sums=checked.float_streams)
             moved = describe_difference(checked.differing_outputs, checked.largest_difference)
-            layers = f"{arithmetic}, {checked.integer_layers} layers as integers{flagged}; {moved}"
+            layers = f"{checked.arithmetic}, {checked.integer_layers} layers as integers{flagged}; {moved}"
         return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
 

@@ -25,8 +25,9 @@ from bitsmith.pipeline.summary import environment
 from bitsmith.report import Row, read_record
 from bitsmith.report.bootstrap import DRAWS
 from bitsmith.report.compare_page import write_compared
+from bitsmith.report.compare_verdicts import make_verdicts, name_of, summarize_verdicts
 from bitsmith.report.compared import Compared, CompareVerdict, Contest, Member, Missing
-from bitsmith.report.contests import make_cells, make_scores, make_verdicts, make_volumes, name_of, summarize_verdicts
+from bitsmith.report.contests import group, make_cells, make_scores, make_volumes
 
 _SAME_EPOCHS = 0.5  # totals further apart are not equal
 
@@ -171,7 +172,7 @@ def summarize_comparison(
         test_images=len(labels),
         draws=DRAWS if scores.has_intervals else 0,
         epochs=laid_out.epochs,
-        float_epochs=laid_out.float_epochs,
+        float_epochs=laid_out.head_start,
         float_test={network: row.test for network, row in floats.items() if row.test is not None},
         hours=(seconds + sum(member.seconds for member in members)) / 3600,
         members=members,
@@ -235,7 +236,7 @@ def _notes(members: Sequence[Member], laid_out: Plan, verdicts: Sequence[Compare
     if laid_out.from_scratch:
         notes.append(
             f"Networks in {', '.join(laid_out.from_scratch)} start from no float network; they train for its "
-            f"{laid_out.float_epochs} epochs too, {laid_out.epochs + laid_out.float_epochs:g} in all at low precision"
+            f"{laid_out.head_start} epochs too, {laid_out.epochs + laid_out.head_start:g} in all at low precision"
         )
     equal = {run.path.as_posix(): run.epochs for run in laid_out.runs}
     unequal = {m.contest.method: m.epochs for m in members if abs(m.epochs - equal[m.folder]) > _SAME_EPOCHS}
@@ -244,11 +245,17 @@ def _notes(members: Sequence[Member], laid_out: Plan, verdicts: Sequence[Compare
         "known only afterwards, so this is no comparison at equal training"
         for method, epochs in unequal.items()
     ]
-    judged = {verdict.ours for verdict in verdicts}
-    alone = dict.fromkeys(m.contest for m in members if m.kind == "found" and m.contest not in judged)
+    outside = {contest: seeds for contest, mine in group(members).items() if (seeds := [m for m in mine if m.outside])}
     notes += [
-        f"At {contest.budget} {name_of(contest, several)} has no verdict: no baseline was trained there with its seeds"
-        for contest in alone
+        f"At {contest.budget} {name_of(contest, several)} is outside the budget by {_excess(seeds)} (seed "
+        f"{', '.join(str(member.seed) for member in seeds)}), so no verdict"
+        for contest, seeds in outside.items()
+    ]
+    judged = {verdict.ours for verdict in verdicts}
+    notes += [
+        f"At {contest.budget} {name_of(contest, several)} has no verdict: no baseline inside was trained with its seeds"
+        for contest in dict.fromkeys(member.contest for member in members if member.kind == "found")
+        if contest not in judged and contest not in outside
     ]
     same: dict[tuple[str, str], list[int]] = {}
     for budget, seed in dict.fromkeys((member.contest.budget, member.seed) for member in members):
@@ -265,5 +272,14 @@ def _notes(members: Sequence[Member], laid_out: Plan, verdicts: Sequence[Compare
     ]
     torch = sorted({member.contest.method for member in members if member.source == "torch"})
     if torch:
-        notes.append(f"{', '.join(torch)}: networks with float layers, tested in PyTorch; there is no integer file")
+        notes.append(
+            f"{', '.join(torch)}: networks with float layers, tested in PyTorch; verified before files of float layers "
+            "could be written: run bitsmith export and verify in their run folders"
+        )
     return notes
+
+
+def _excess(members: Sequence[Member]) -> str:
+    """The most that any of these is beyond each limit, as "12 % of size"."""
+    costs = dict.fromkeys(cost for member in members for cost in member.outside)
+    return " and ".join(f"{100 * max(m.outside.get(cost, 0.0) for m in members):.2g} % of {cost}" for cost in costs)

@@ -30,8 +30,10 @@ class Plan:
 
     Args:
         floats: run folder of a float network -> its recipe; the runs of that seed and model start from it.
-        epochs: of each low-precision network that starts from a float one, its search included.
-        float_epochs: before that; networks without a float one get these too.
+        epochs: of each low-precision network, its search included, beside a head start.
+        float_epochs: of each float network.
+        head_start: of these, what networks that start from one have behind them, so that those without one get as many
+            more; 0 where nobody starts from float weights.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -39,6 +41,7 @@ class Plan:
     left_out: tuple[LeftOut, ...]
     epochs: float
     float_epochs: int
+    head_start: int
 
     @property
     def networks(self) -> int:
@@ -56,7 +59,7 @@ class Plan:
     @property
     def from_scratch(self) -> tuple[str, ...]:
         """The spaces whose networks start from no float network while others do."""
-        if not self.float_epochs:
+        if not self.head_start:
             return ()
         return tuple(dict.fromkeys(run.space for run in self.runs if run.recipe.float_plan is None))
 
@@ -68,14 +71,15 @@ def plan(comparison: Comparison, say: Say = quiet) -> Plan:
         BudgetError: no method can meet any of the budgets.
         BitsmithError: what `prepare` raises.
     """
-    total, float_epochs = comparison.total_epochs(), comparison.float_epochs()
     jobs = _jobs(comparison, say)
     runs: list[PlannedRun] = []
     floats: dict[Path, Recipe] = {}
     left_out: list[LeftOut] = []
+    able = {space: _able(jobs[space], comparison, space, left_out) for space in comparison.spaces}
+    total = comparison.total_epochs(entrant for some in able.values() for entrant, _ in some)
+    head_start = comparison.head_start()
     for space in comparison.spaces:
-        able = _able(jobs[space], comparison, space, left_out)
-        for entrant, lines in able:
+        for entrant, lines in able[space]:
             method = entrant.method()
             for seed in comparison.seeds:
                 recipe = comparison.recipe(entrant, space, seed)
@@ -83,7 +87,7 @@ def plan(comparison: Comparison, say: Say = quiet) -> Plan:
                 if start is not None:
                     uniform = Entrant(label="uniform", settings={"name": "uniform"})
                     floats.setdefault(start, comparison.recipe(uniform, space, seed))
-                rest = total - method.epochs + (float_epochs if start is None else 0)
+                rest = total - method.epochs + (head_start if start is None else 0)
                 runs.append(
                     PlannedRun(
                         method=entrant.label,
@@ -109,7 +113,8 @@ def plan(comparison: Comparison, say: Say = quiet) -> Plan:
         },
         left_out=tuple(left_out),
         epochs=total,
-        float_epochs=float_epochs,
+        float_epochs=comparison.float_epochs(),
+        head_start=head_start,
     )
 
 

@@ -6,7 +6,7 @@ A plain recipe is one too: its method against its baselines, over three seeds.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from bitsmith.pipeline.contestants import (
     Part,
     draw_several,
     read_entrant,
+    read_model,
 )
 from bitsmith.recipe import Recipe, parse_recipe
 
@@ -71,6 +72,12 @@ class Comparison(Part):
         twice = {name for name in folders if folders.count(name) > 1}
         if twice:
             raise ValueError(f"two methods are called {', '.join(sorted(twice))}; give each a label of its own")
+        for space in self.spaces:
+            alike = [name for name in self.spaces if folder_name(name) == folder_name(space)]
+            if len(alike) > 1:
+                raise ValueError(
+                    f"spaces: {' and '.join(alike)} would share the folder {folder_name(space)}; rename one"
+                )
         for entrant in self.methods:
             name = entrant.method().name
             if entrant.is_baseline and entrant.label != name:
@@ -90,6 +97,11 @@ class Comparison(Part):
                 raise ValueError(
                     f"spaces: {name} is compared in none of them; no claim counts without {', '.join(ALWAYS)}"
                 )
+        for entrant in self.methods:
+            if not any(entrant in self.entrants_of(space) for space in self.spaces):
+                raise ValueError(
+                    f"methods: no space compares {entrant.label}; add it to a space's methods, or leave it out here"
+                )
         if self.narrowed is not None:
             if self.narrowed_space() is None:
                 raise ValueError(
@@ -107,9 +119,13 @@ class Comparison(Part):
 
     def trained(self, space: str) -> bool:
         """Whether low-precision networks of a space start from trained float weights."""
-        model = self.spaces[space].model or self.base.get("model") or {}
-        floats = self.base.get("float_plan") or model.get("weights")
-        return bool(floats) and self.base.get("start") != "scratch" and not self.is_mobile(space)
+        model = self.spaces[space].model or self.base.get("model")
+        weights = model.get("weights") if isinstance(model, dict) else None  # what is no section, `recipe` refuses
+        return (
+            bool(self.base.get("float_plan") or weights)
+            and self.base.get("start") != "scratch"
+            and not self.is_mobile(space)
+        )
 
     def narrowed_space(self) -> str | None:
         """The space whose network is made narrower: the first one of a given model."""
@@ -129,15 +145,21 @@ class Comparison(Part):
             return [entrant for entrant in self.entrants() if entrant.label in chosen]
         return [e for e in self.entrants() if e.label != "sensitivity" or e.label in asked or self.trained(space)]
 
-    def total_epochs(self) -> float:
+    def total_epochs(self, running: Iterable[Entrant]) -> float:
         """What each low-precision network gets, its search included: train.epochs beside the longest search."""
-        return self._sample().train.epochs + max(entrant.method().epochs for entrant in self.entrants())
+        return self._sample().train.epochs + max((entrant.method().epochs for entrant in running), default=0)
 
     def float_epochs(self) -> int:
-        """What float networks get; networks of spaces that have none train as many epochs longer."""
+        """What each float network gets."""
         space = self.narrowed_space()
-        plan = self.recipe(self.methods[0], space, self.seeds[0]).float_plan if space is not None else None
+        if space is None:
+            return 0
+        plan = self.recipe(self.entrants_of(space)[0], space, self.seeds[0]).float_plan
         return plan.epochs if plan is not None else 0
+
+    def head_start(self) -> int:
+        """Epochs of the float networks that others start from; networks without one train as many longer."""
+        return 0 if self.base.get("start") == "scratch" else self.float_epochs()
 
     def recipe(self, entrant: Entrant, space: str, seed: int) -> Recipe:
         """The recipe of one run, with the base's budgets and training; of a mobile space without what it can't have."""
@@ -155,8 +177,9 @@ class Comparison(Part):
         if self.is_mobile(space):
             if arena.model is not None:
                 raise RecipeError(f"spaces.{space}: a mobile space has no model; its networks are its own")
-            values = {key: value for key, value in values.items() if key not in ("model", "float_plan")}
-            values["start"] = "auto" if values.get("start") == "float" else values.get("start", "auto")
+            if self.narrowed_space() is not None:  # what the others have; where there are none, Recipe refuses it
+                values = {key: value for key, value in values.items() if key not in ("model", "float_plan")}
+                values["start"] = "auto" if values.get("start") == "float" else values.get("start", "auto")
         return parse_recipe(values, f"{entrant.label} in space {space}")
 
     def narrows(self, line: list[str]) -> bool:
@@ -206,6 +229,8 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
     own = {key: base.pop(key) for key in ("methods", "spaces", "seeds", "narrowed") if key in base}
     method, baselines = base.pop("method", None), base.pop("baselines", None)
     base.pop("fixed", None)
+    if "model" in base:
+        base["model"] = read_model(base["model"])
     seed = base.pop("seed", None)
     if "methods" in own and (method is not None or baselines is not None):
         raise RecipeError(f"{where}: give methods, or a recipe's method and baselines, not both")

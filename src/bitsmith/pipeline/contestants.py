@@ -104,9 +104,14 @@ def read_arena(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     own = {key: value[key] for key in ("model", "methods") if key in value}
-    if isinstance(own.get("model"), str):
-        own["model"] = {"spec": own["model"]}
+    if "model" in own:
+        own["model"] = read_model(own["model"])
     return own | {"differs": {key: field for key, field in value.items() if key not in own}}
+
+
+def read_model(value: Any) -> Any:
+    """A model section, from its spec alone."""
+    return {"spec": value} if isinstance(value, str) else value
 
 
 class NarrowedSection(Part):

@@ -10,9 +10,19 @@ import torch
 from torch import nn
 
 from bitsmith.blueprint import Blueprint
+from bitsmith.errors import BudgetError
 from bitsmith.pipeline.job import Job
 from bitsmith.quantize import build, float_blueprint
-from bitsmith.search import Composite, GridSearch, Sensitivity, SharedNetwork, Supernet, build_mixed, random_network
+from bitsmith.search import (
+    Composite,
+    GridSearch,
+    Sensitivity,
+    SharedNetwork,
+    Supernet,
+    build_mixed,
+    least,
+    random_network,
+)
 from bitsmith.space import Mobile
 from bitsmith.train import calibrate
 
@@ -87,10 +97,16 @@ def estimate(job: Job) -> Estimate:
 
 
 def _typical(job: Job) -> Blueprint:
-    """A network as large as those to be trained: of a mobile space a random one inside the first budgets."""
+    """A network as large as those to be trained: of a mobile space a random one inside the first budgets.
+
+    Where none is inside, the smallest, which comes nearest to them: that nothing fits is for others to say.
+    """
     if not isinstance(job.space, Mobile):
         return job.space.uniform(8, 8)
-    return random_network(job.space, job.recipe.budget_sets()[0], np.random.default_rng(0))
+    try:
+        return random_network(job.space, job.recipe.budget_sets()[0], np.random.default_rng(0))
+    except BudgetError:
+        return least(job.space, "size")
 
 
 def _step(job: Job, network: nn.Module, batch_size: int | None = None) -> float:

@@ -82,15 +82,14 @@ def _noise(entries: Entries) -> list[str]:
 
 def _flagged(run: RunFolder, entries: Entries) -> list[str]:
     """Layers that verified here and may still differ on old machines."""
-    found = []
+    found: dict[str, list[str]] = {}
     for entry, _ in entries:
-        checks = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")["checks"]
-        layers = [layer for check in checks for layer in check["flagged"]]
-        if layers:
-            found.append(f"{', '.join(layers)} ({entry.title})")
-    if not found:
-        return []
+        for check in read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")["checks"]:
+            if check["flagged"]:
+                claim = "bit identity is claimed" if check.get("exact", True) else "what was verified is claimed"
+                found.setdefault(claim, []).append(f"{', '.join(check['flagged'])} ({entry.title})")
     return [
-        "On x86 machines without VNNI, onnxruntime's sums of some layers can saturate, so that bit identity is claimed "
-        f"for machines like this one: {'; '.join(found)}"
+        f"On x86 machines without VNNI, onnxruntime's sums of some layers can saturate, so that {claim} for machines "
+        f"like this one: {'; '.join(layers)}"
+        for claim, layers in found.items()
     ]

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 from bitsmith.blueprint import Blueprint, Budget
-from bitsmith.cost import COSTS, exact, price
+from bitsmith.cost import costs_at_streams, exact, price
 from bitsmith.errors import RunError
 from bitsmith.pipeline.artefacts import describe_difference
 from bitsmith.pipeline.explain import FILE as EXPLAINED
@@ -20,7 +20,7 @@ from bitsmith.pipeline.latencies import check_run, read_latencies
 from bitsmith.pipeline.machine import environment
 from bitsmith.pipeline.notes import caution, notes
 from bitsmith.pipeline.post import NOT_TRAINED
-from bitsmith.pipeline.traits import meets, spoken_arithmetic, summarize_bits
+from bitsmith.pipeline.traits import blueprint_arithmetic, meets, summarize_bits
 from bitsmith.quantize import float_blueprint
 from bitsmith.report import (
     Curve,
@@ -94,7 +94,7 @@ def summarize(job: Job) -> Record:
             for b in map(Budget.parse, entry.budgets)
             for value in [exact(b.cost, blueprint.graph, blueprint.bits, job.space.costs)]
         ],
-        verification=[check for entry, _ in entries for check in _verifications(run, entry)],
+        verification=[check for entry, blueprint in entries for check in _verifications(run, entry, blueprint)],
         environment=environment(recipe.seed),
         notes=notes(job, entries),
         command=recipe.command,
@@ -138,12 +138,13 @@ def _float_row(job: Job) -> Row:
     history = job.run.history(job.float_folder)
     checked = read_json(job.float_folder / "verification.json", f"run bitsmith verify {job.run.path} first")
     blueprint = float_blueprint(job.graph)
+    costs = costs_at_streams(blueprint.stream_bits)
     return Row(
         name="float" if history else "float as given",
         kind="float",
         budget="",
         bits="float32",
-        costs=price(blueprint.graph, blueprint.bits),
+        costs=price(blueprint.graph, blueprint.bits, costs),
         epochs=len(history.curves["loss"]) if history else 0,
         seconds=history.seconds if history else 0,
         seed=job.recipe.seed,
@@ -151,7 +152,7 @@ def _float_row(job: Job) -> Row:
         validation=checked["validation"],
         test=checked["test"],
         source="torch",
-        meets=meets(blueprint, [b for line in job.recipe.budget_sets() for b in line if b.cost in COSTS], COSTS),
+        meets=meets(blueprint, [b for line in job.recipe.budget_sets() for b in line if b.cost in costs], costs),
         folder="float",
         trained=True,
     )
@@ -159,7 +160,8 @@ def _float_row(job: Job) -> Row:
 
 def _layers(blueprint: Blueprint) -> list[LayerRow]:
     graph, plan = blueprint.graph, blueprint.grids
-    totals = {cost: exact(cost, graph, blueprint.bits) for cost in ("weights", "size", "bitops")}
+    costs = costs_at_streams(blueprint.stream_bits)
+    totals = {cost: exact(cost, graph, blueprint.bits, costs) for cost in ("weights", "size", "bitops")}
     rows = []
     for layer in graph.layers:
         bits = blueprint.bits[layer.name]
@@ -171,7 +173,7 @@ def _layers(blueprint: Blueprint) -> list[LayerRow]:
                 macs=layer.macs,
                 weight_bits=mean(bits.filters(layer)),
                 activation_bits=mean(bits.maps(layer)),
-                shares={c: float(COSTS[c].entry(graph, plan, layer, bits) / total) for c, total in totals.items()},
+                shares={c: float(costs[c].entry(graph, plan, layer, bits) / total) for c, total in totals.items()},
                 filters="" if isinstance(bits.weight, int) else _counted(bits.weight),
                 maps="" if isinstance(bits.activation, int) else _counted(bits.activation),
             )
@@ -266,15 +268,15 @@ def _joined(name: str, x_label: str, lines: dict[str, tuple[list[float], list[fl
     return Curve(name=name, x_label=x_label, x=places, series=values)
 
 
-def _level(check: Mapping[str, Any]) -> str:
+def _level(check: Mapping[str, Any], blueprint: Blueprint) -> str:
     """What "equal" means of a file."""
     if check.get("exact", True):  # older files know of nothing else
         return "bit-identical"
     apart = describe_difference(check["differing_outputs"], check["largest_difference"])
-    return f"{spoken_arithmetic(check['excluded'], sums=check['float_streams'])}; layer by layer, {apart}"
+    return f"{blueprint_arithmetic(blueprint)}; layer by layer, {apart}"
 
 
-def _verifications(run: RunFolder, entry: Entry) -> list[Verification]:
+def _verifications(run: RunFolder, entry: Entry, blueprint: Blueprint) -> list[Verification]:
     values: dict[str, Any] = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")
     return [
         Verification(
@@ -286,7 +288,7 @@ def _verifications(run: RunFolder, entry: Entry) -> list[Verification]:
             float_layers=check["float_layers"],
             first_difference=check["first_difference"],
             ok=check["ok"],
-            level=_level(check),
+            level=_level(check, blueprint),
         )
         for check in values["checks"]
     ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from bitsmith.blueprint import FLOAT, Blueprint, Budget
 from bitsmith.cost import Cost, exact
+from bitsmith.deploy import spoken_arithmetic
 
 
 def summarize_bits(blueprint: Blueprint) -> str:
@@ -40,19 +41,6 @@ def is_integer(blueprint: Blueprint) -> bool:
     return not float_layers(blueprint) and blueprint.stream_bits != FLOAT
 
 
-def spoken_arithmetic(layers: Sequence[str], *, sums: bool = False) -> str:
-    """What computes with integers, in words, by the layers that don't.
-
-    Args:
-        sums: whether what lies between the layers is float too.
-
-    Example:
-        >>> spoken_arithmetic(["classifier"])
-        'all integer but 1 float layer: classifier'
-    """
-    parts = []
-    if layers:
-        parts.append(f"{len(layers)} float layer{'s' * (len(layers) > 1)}: {', '.join(layers)}")
-    if sums:
-        parts.append("float sums between layers")
-    return f"all integer but {' and '.join(parts)}" if parts else "all integer"
+def blueprint_arithmetic(blueprint: Blueprint) -> str:
+    """What of a blueprint computes with integers, in words; see `bitsmith.deploy.spoken_arithmetic`."""
+    return spoken_arithmetic(float_layers(blueprint), len(blueprint.bits), sums=blueprint.stream_bits == FLOAT)

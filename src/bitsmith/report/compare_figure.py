@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from bitsmith.blueprint import UNITS, Budget, format_cost, spoken_cost, unit_of
+from bitsmith.report.compare_verdicts import name_of
 from bitsmith.report.compared import Cell, Compared
-from bitsmith.report.contests import name_of
 from bitsmith.report.plot import (
     COLORS,
     FOUND,

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from bitsmith.blueprint import UNITS, Budget, spoken_cost
 from bitsmith.report.compare_figure import compare_figures, on_merged_front
+from bitsmith.report.compare_verdicts import name_of
 from bitsmith.report.compared import Cell, Compared
-from bitsmith.report.contests import name_of
 from bitsmith.report.page import fill, write_pages
 from bitsmith.report.plot import spoken_metric
 from bitsmith.report.verdict import ENOUGH_SEEDS
@@ -34,6 +34,7 @@ def render_compared(compared: Compared) -> str:
     return fill(
         "compare.html",
         compared=compared,
+        outside={member.contest for member in compared.members if member.outside},
         metric=spoken_metric(compared.metric),
         figures=compare_figures(compared) if compared.cells else [],
         costs=costs,

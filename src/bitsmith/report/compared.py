@@ -9,10 +9,12 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from bitsmith.blueprint import Budget
 from bitsmith.errors import RunError
 from bitsmith.report.parts import STRICT, Amount, Cost, Count, Fraction, IsoTime, Plain
 
 COMPARED_SCHEMA = 1
+_ROUNDING = 1e-9  # of a limit: sums of floats in another order
 
 # "no interval": the metric needs more than predicted classes, so that the sampling error is not known.
 Outcome = Literal["shown", "not shown", "against", "identical", "no interval"]
@@ -60,6 +62,15 @@ class Member:
     folder: str
 
     __pydantic_config__ = STRICT
+
+    @property
+    def outside(self) -> dict[str, float]:
+        """Costs that are beyond their budget -> by which share of it; as-published methods enforce none."""
+        over = {
+            budget.cost: self.costs.get(budget.cost, 0.0) / budget.limit - 1
+            for budget in map(Budget.parse, self.contest.budget.split(", "))
+        }
+        return {cost: share for cost, share in over.items() if share > _ROUNDING}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +160,7 @@ class Compared:
         test_images: that all networks predicted.
         draws: of the bootstrap.
         float_test: "seed0", or "SPACE/seed0" of further models -> test score of the float network, where there is one.
-        float_epochs: that it was trained.
+        float_epochs: of the float network that others start from; 0 where nobody starts from one.
         hours: of all training and searching, float networks included.
         command: what was typed.
     """

@@ -1,8 +1,7 @@
-"""From tested networks to a comparison's statistics: cells, verdicts in words, hypervolumes."""
+"""From tested networks to a comparison's statistics: scores on resampled images, cells, hypervolumes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -12,14 +11,10 @@ import numpy as np
 from bitsmith.blueprint import Budget
 from bitsmith.errors import RunError
 from bitsmith.report.bootstrap import COUNTED, DRAWS, Interval, hypervolume, interval, resample
-from bitsmith.report.compared import Cell, CompareVerdict, Contest, Member, Volume
-from bitsmith.report.plot import spoken_metric
-from bitsmith.report.verdict import ENOUGH_SEEDS
+from bitsmith.report.compared import Cell, Contest, Member, Volume
 
 # Of the largest limit of a cost: where hypervolumes end, so that a network that uses all of a budget counts too.
 BEYOND = 1.1
-_DRAWN = re.compile(r"random( \(\d+\))?")  # the labels of random draws, which nothing else may have
-SEARCHED = ("sensitivity",)  # baselines that search, so that they are compared with the other baselines themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +39,10 @@ class Scores:
     def of(self, contest: Contest, seeds: Sequence[int]) -> np.ndarray:
         """(1 + draws, seeds)."""
         return np.stack([self.drawn[contest, seed] for seed in seeds], axis=1)
+
+    def interval(self, values: np.ndarray) -> Interval | None:
+        """Of the mean of (1 + draws, seeds), None where the metric has none."""
+        return interval(values) if self.has_intervals else None
 
 
 def make_scores(
@@ -82,9 +81,9 @@ def make_scores(
 def make_cells(members: Sequence[Member], scores: Scores) -> list[Cell]:
     """One cell per contest, in the order of the members."""
     cells = []
-    for contest, mine in _contests(members).items():
+    for contest, mine in group(members).items():
         seeds = [member.seed for member in mine]
-        found = _bounded(_interval(scores, scores.of(contest, seeds)))
+        found = _bounded(scores.interval(scores.of(contest, seeds)))
         cells.append(
             Cell(
                 contest=contest,
@@ -102,149 +101,6 @@ def make_cells(members: Sequence[Member], scores: Scores) -> list[Cell]:
             )
         )
     return cells
-
-
-def make_verdicts(members: Sequence[Member], scores: Scores) -> list[CompareVerdict]:
-    """Each method against the best baseline at each of its budgets, and against what else there is.
-
-    The best baseline is the one with the highest mean validation score over the common seeds, whatever its space: a
-    choice by test would favor the baselines. `sensitivity` is both: a baseline for others, and compared with the rest.
-    Where the best of all others by validation was searched too, a method is compared with that one as well; where its
-    space has several random draws of a seed, also with their mean.
-    """
-    contests = _contests(members)
-    verdicts = []
-    for ours, mine in contests.items():
-        if mine[0].kind != "found" and ours.method not in SEARCHED:
-            continue
-        others = [rival for rival in contests if rival.budget == ours.budget and rival.method != ours.method]
-        baselines = [rival for rival in others if contests[rival][0].kind == "baseline"]
-        found = [_verdict(ours, baselines, contests, scores)]
-        if mine[0].kind == "found":
-            best = _verdict(ours, others, contests, scores)
-            found += [best] if best is not None and contests[best.theirs][0].kind == "found" else []
-            found.append(_against_mean(ours, contests, scores))
-        verdicts += [verdict for verdict in found if verdict is not None]
-    return verdicts
-
-
-def _against_mean(ours: Contest, contests: Mapping[Contest, list[Member]], scores: Scores) -> CompareVerdict | None:
-    """A method against the mean of several random draws in its space; None where there are not several."""
-    draws = [
-        rival
-        for rival in contests
-        if (rival.space, rival.budget) == (ours.space, ours.budget) and _DRAWN.fullmatch(rival.method)
-    ]
-    seeds = [
-        member.seed
-        for member in contests[ours]
-        if draws and all(member.seed in {m.seed for m in contests[draw]} for draw in draws)
-    ]
-    if len(draws) < 2 or not seeds:
-        return None
-    theirs = Contest(method=f"mean of {len(draws)} random", space=ours.space, budget=ours.budget)
-    difference = scores.of(ours, seeds) - np.mean([scores.of(draw, seeds) for draw in draws], axis=0)
-    return _said(ours, theirs, contests, scores, difference, seeds, same=[])
-
-
-def _verdict(
-    ours: Contest, rivals: Sequence[Contest], contests: Mapping[Contest, list[Member]], scores: Scores
-) -> CompareVerdict | None:
-    mine = {member.seed: member for member in contests[ours]}
-    common = {rival: [m for m in contests[rival] if m.seed in mine] for rival in rivals}
-    common = {rival: both for rival, both in common.items() if both}
-    if not common:
-        return None
-    most = max(len(both) for both in common.values())  # a rival of fewer seeds is not chosen by their luck
-    theirs = max(
-        (rival for rival, both in common.items() if len(both) == most),
-        key=lambda rival: mean(member.validation for member in common[rival]),
-    )
-    seeds = [member.seed for member in common[theirs]]
-    same = [member.seed for member in common[theirs] if member.network == mine[member.seed].network]
-    difference = scores.of(ours, seeds) - scores.of(theirs, seeds)
-    return _said(ours, theirs, contests, scores, difference, seeds, same=same)
-
-
-def _said(
-    ours: Contest,
-    theirs: Contest,
-    contests: Mapping[Contest, list[Member]],
-    scores: Scores,
-    difference: np.ndarray,
-    seeds: list[int],
-    *,
-    same: list[int],
-) -> CompareVerdict:
-    """The verdict on a difference (1 + draws, seeds) of scores.
-
-    Args:
-        same: seeds for which both are the same network.
-    """
-    found = _interval(scores, difference)
-    gain = float(difference[0].mean())
-    if same == seeds:
-        outcome = "identical"
-    elif found is None:
-        outcome = "no interval"
-    else:
-        outcome = "shown" if found.low > 0 else "against" if found.high < 0 else "not shown"
-    several = len({contest.space for contest in contests}) > 1
-    names = name_of(ours, several), name_of(theirs, several)
-    trained_alike = not difference.any()
-    text = _words(*names, ours.budget, outcome, found, gain, seeds, same, trained_alike=trained_alike)
-    if outcome == "no interval":
-        text += f" No interval: {spoken_metric(scores.metric)} needs more than predicted classes, so nothing is shown."
-    return CompareVerdict(
-        ours=ours,
-        theirs=theirs,
-        outcome=outcome,
-        gain=gain,
-        low=found and found.low,
-        high=found and found.high,
-        seeds=seeds,
-        same=same,
-        text=text,
-    )
-
-
-def name_of(contest: Contest, several: bool) -> str:
-    """A method, with its space where there are several."""
-    return f"{contest.method} in {contest.space}" if several else contest.method
-
-
-def _words(
-    ours: str,
-    theirs: str,
-    budget: str,
-    outcome: str,
-    found: Interval | None,
-    gain: float,
-    seeds: Sequence[int],
-    same: Sequence[int],
-    *,
-    trained_alike: bool,
-) -> str:
-    count = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    caution = "" if len(seeds) >= ENOUGH_SEEDS else ", indicative"
-    if outcome == "identical" and trained_alike:
-        return f"At {budget} {ours} is the same network as {theirs} ({count}): there is nothing to compare."
-    points = f"{abs(100 * gain):.2f}"
-    if found is not None:
-        # Of a loss, the interval of the loss.
-        low, high = (found.low, found.high) if gain >= 0 else (-found.high, -found.low)
-        points += f" [{100 * low:.2f}, {100 * high:.2f}]"
-    if outcome == "identical":  # one went on from what its search had trained
-        more = "more" if gain >= 0 else "less"
-        return (
-            f"At {budget} {ours} is the same network as {theirs}, only trained from other weights: it scores {points} "
-            f"points {more} ({count}{caution})."
-        )
-    verb = f"gains {points} points over" if gain >= 0 else f"loses {points} points to"
-    said = {"shown": "shown", "not shown": "not shown", "against": "the other is better, shown", "no interval": ""}
-    equal = f"; the same network for {len(same)} of them" if same else ""
-    ending = f": {said[outcome]}" if said[outcome] else ""
-    return f"At {budget} {ours} {verb} {theirs}{ending} ({count}{caution}{equal})."
 
 
 def make_volumes(members: Sequence[Member], scores: Scores) -> list[Volume]:
@@ -281,7 +137,7 @@ def make_volumes(members: Sequence[Member], scores: Scores) -> list[Volume]:
                 / (edge * (1 - scores.chance))
                 for seed, mine in whole.items()
             ]
-            found = _bounded(_interval(scores, np.stack(shares, axis=1)))
+            found = _bounded(scores.interval(np.stack(shares, axis=1)))
             volumes.append(
                 Volume(
                     method=method,
@@ -298,36 +154,12 @@ def make_volumes(members: Sequence[Member], scores: Scores) -> list[Volume]:
     return volumes
 
 
-def summarize_verdicts(verdicts: Sequence[CompareVerdict]) -> str:
-    """All verdicts in a sentence or two, with how many there were to choose from."""
-    if not verdicts:
-        return "Nothing was searched that a baseline could be compared with."
-    counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("shown", "against", "identical")}
-    total = len(verdicts)
-    parts = [
-        f"a gain is shown in {counts['shown']} of {total}",
-        *([f"the other is better in {counts['against']}"] if counts["against"] else []),
-        *([f"{counts['identical']} found the other's own network"] if counts["identical"] else []),
-    ]
-    text = f"{total} comparison{'s' if total > 1 else ''}: {', '.join(parts)}."
-    tested = sum(v.outcome in ("shown", "against", "not shown") for v in verdicts)
-    if tested > 1:
-        text += (
-            f" Each has its own 95 % interval: of {tested} between equals about {0.05 * tested:.2g} would be shown "
-            "one way or the other by chance alone."
-        )
-    return text
-
-
-def _contests(members: Sequence[Member]) -> dict[Contest, list[Member]]:
+def group(members: Sequence[Member]) -> dict[Contest, list[Member]]:
+    """The seeds of every contest, in the order of the members."""
     groups: dict[Contest, list[Member]] = {}
     for member in members:
         groups.setdefault(member.contest, []).append(member)
     return groups
-
-
-def _interval(scores: Scores, values: np.ndarray) -> Interval | None:
-    return interval(values) if scores.has_intervals else None
 
 
 def _bounded(found: Interval | None) -> Interval | None:

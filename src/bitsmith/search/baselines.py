@@ -9,7 +9,7 @@ import numpy as np
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import exact, fits
 from bitsmith.search.allocate import allocate
-from bitsmith.search.feasible import Limit, inside, limits_of
+from bitsmith.search.feasible import Limit, inside, limits_of, some_inside
 from bitsmith.space import Precision, Space
 
 
@@ -22,8 +22,10 @@ def largest_uniform(space: Space, budgets: Sequence[Budget]) -> Blueprint | None
     Example:
         ResNet-8, ends pinned to 8 bits, weights=30kB: all inner layers at 3 bits (29,680 B).
     """
-    found = [b for b in space.uniforms() if fits(b.graph, b.bits, budgets, space.costs)]
+    return _largest([b for b in space.uniforms() if fits(b.graph, b.bits, budgets, space.costs)])
 
+
+def _largest(found: Sequence[Blueprint]) -> Blueprint | None:
     def size(at: int) -> tuple[float, float, int]:
         bitops, weights = (exact(cost, found[at].graph, found[at].bits) for cost in ("bitops", "weights"))
         return bitops, weights, at
@@ -39,11 +41,15 @@ def fill(space: Space, blueprint: Blueprint, budgets: Sequence[Budget]) -> Bluep
     activations. Deterministic.
 
     Args:
-        blueprint: where to start; inside every budget.
+        blueprint: where to start; inside every budget. Where layers may be float or not, sums over layers only bound
+            `ram` (`bitsmith.cost.additive`), and a blueprint can be inside by its exact value alone: then the start is
+            the largest uniform one inside by the bound, or, where none is, some other.
     """
     limits = limits_of(space, budgets)
     indices = space.encode(blueprint)
-    assert inside(limits, indices), "fill starts from a blueprint inside the budgets"
+    if not inside(limits, indices):
+        bounded = _largest([b for b in space.uniforms() if inside(limits, space.encode(b))])
+        indices = space.encode(bounded or some_inside(space, budgets))
     while raises := [moved for moved in space.raised(indices) if inside(limits, moved)]:
         indices = min(raises, key=lambda moved: _strain(limits, indices, moved))
     return space.decode(indices)

@@ -17,7 +17,7 @@ from typing import Any, final
 import numpy as np
 
 from bitsmith.blueprint import PRICED, Bits, Blueprint, NetworkGraph, Options
-from bitsmith.cost import COSTS, Cost
+from bitsmith.cost import COSTS, Cost, costs_at_streams
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.space.pins import Pin, resolve_pins
 
@@ -218,7 +218,7 @@ def precision(
         weight_bits, activation_bits: what layers that are not pinned may take, 1..8 or 32 (float).
         ends: weight and activation bits of the first and last layers; None leaves them free.
         pins: layer or pattern ("layer3.*") -> 8, "w4a8", "w4", "a8" or "float"; goes before `ends`, see `resolve_pins`.
-        costs: what blueprints of the space cost.
+        costs: what blueprints of the space cost; where the template's streams are float, `ram` and `size` know it.
 
     Raises:
         RecipeError: a pin on a layer that the network doesn't have, pins that contradict each other, a bit-width out of
@@ -241,7 +241,7 @@ def precision(
         }
     except RunError as error:  # a bit-width out of range
         raise RecipeError(f"the precision space can't be made: {error}") from error
-    return Precision(template=template, options=options, costs=costs)
+    return Precision(template=template, options=options, costs=costs_at_streams(template.stream_bits, costs))
 
 
 def _ends(graph: NetworkGraph) -> set[str]:

@@ -95,6 +95,9 @@ def refine(
             study.enqueue_trial({name: indices[space.decisions.index[name]] for name in free})
         while len(losses) < evaluations and proposals < _PROPOSALS * evaluations:
             trial = study.ask(free)
+            # Asks the sampler for a generation: of a trial whose values are all enqueued nothing else does, and without
+            # one it belongs to no population, so the evolution would start from uniform draws instead.
+            _ = trial.relative_params
             proposals += 1
             drawn = [trial.params.get(d.name, 0) for d in space.decisions.decisions]
             indices = _key(space.decisions.canonical(np.array(drawn)))
