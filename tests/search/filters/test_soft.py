@@ -110,7 +110,7 @@ def test_every_decision_has_a_gradient():
         mixture.fixed = None
     soft.train()(x).square().sum().backward()
     decisions = [parameter for parameter in soft.architecture() if parameter.shape != (1,)]  # one option: none
-    assert len(decisions) == 1 + 2 * 5
+    assert len(decisions) == 1 + 2 * 4  # gates; weights and activations of all layers but the ends
     for parameter in decisions:
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
