@@ -139,6 +139,7 @@ def _bars(quiet: bool) -> Iterator[Callable[[State], None]]:
         try:
             yield watch
         finally:
+            bars.update(whole, visible=bars.tasks[0].total is not None)  # nothing was left to do
             live.update(bars)
 
 
