@@ -11,6 +11,17 @@ BitsmithError
 └── VerifyError      files that don't compute what was trained
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """For messages, after what is unknown: " (did you mean 'refine'?)", "" where nothing known is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
 
 class BitsmithError(ValueError):
     """Base of all errors that bitsmith raises at its users."""

@@ -4,7 +4,9 @@ import copy
 import json
 
 import graphs
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,7 +138,47 @@ def test_broken_graphs_and_bits_are_refused(at, junk):
         Blueprint.from_dict(changed(GOOD, at, junk))
 
 
-@pytest.mark.parametrize("schema", [0, 3, None, "1"])
+@pytest.mark.parametrize(
+    ("junk", "said"),
+    [
+        ([2.9, 8], "whole numbers, got 2.9"),
+        ([8, 4.0], "whole numbers, got 4.0"),
+        ([True, 8], "whole numbers, got True"),
+        (["8", 8], "whole numbers, got '8'"),
+        ("88", r"\[weight, activation\], got '88'"),
+        ({"8": 0, "4": 0}, r"\[weight, activation\], got \{"),
+        ([8, 8, 8], "too many values"),
+        ([[2.0] * 4, 8], "whole numbers, got 2.0"),
+        ([["2", "4", "8", "3"], 8], "whole numbers, got '2'"),
+        ([[[2]] * 4, 8], r"whole numbers, got \[2\]"),
+        ([[2] * 100_000, 8], "'conv0' has 4 filters, but 100000 weight bits"),
+        ([8, [8] * 2], "'conv0' has 3 maps to read, but 2 activation bits"),
+        ([10**400, 8], "weight bits must be 1..8"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_only_whole_numbers_and_lists_of_them_are_bits(junk, said):
+    """Nothing is rounded, read from text, or counted after equal numbers became one."""
+    good = graphs.blueprint(graphs.chain(channels=(4, 6))).to_dict()
+    with pytest.raises(RunError, match=said):
+        Blueprint.from_dict(changed(good, ("bits", "conv0"), junk))
+
+
+@pytest.mark.parametrize("stream_bits", [8.0, True, "8", None])
+def test_stream_bits_are_a_whole_number(stream_bits):
+    with pytest.raises(RunError, match="whole numbers"):
+        Blueprint.from_dict({**GOOD, "stream_bits": stream_bits})
+
+
+def test_the_first_schema_has_no_bits_per_filter():
+    good = graphs.blueprint(graphs.chain(channels=(4, 6))).to_dict()
+    wanted = changed(good, ("bits", "conv0"), [[2, 4, 8, 2], 8])
+    assert Blueprint.from_dict(wanted).bits["conv0"].weight == (2, 4, 8, 2)
+    with pytest.raises(RunError, match=r"whole numbers, got \[2, 4, 8, 2\]"):
+        Blueprint.from_dict({**wanted, "schema": 1})
+
+
+@pytest.mark.parametrize("schema", [0, 3, None, "1", True, 1.0, 2.0, [1]])
 def test_other_schemas_are_refused(schema):
     with pytest.raises(RunError, match=r"schema .* can't be read"):
         Blueprint.from_dict({**GOOD, "schema": schema})
@@ -172,6 +214,41 @@ def test_bits_that_are_all_alike_are_one_number():
     for weight, activation in (((2, 9), 8), ((2, -1), 8), ((2, 32), 8), ((), 8), (8, (4, 0)), (8, (32, 4))):
         with pytest.raises(RunError, match="for each"):
             Bits(weight=weight, activation=activation)
+
+
+def test_other_whole_numbers_become_ints():
+    plain = Bits(weight=(2, 4), activation=8)
+    for weight, activation in (
+        ([2, 4], 8),
+        (np.array([2, 4]).tolist(), np.int64(8)),
+        (tuple(np.array([2, 4], np.uint8)), np.uint8(8)),
+        (torch.tensor([2, 4]).tolist(), torch.tensor(8)),
+    ):
+        bits = Bits(weight=weight, activation=activation)
+        assert bits == plain
+        assert hash(bits) == hash(plain)
+        assert type(bits.activation) is int
+        assert isinstance(bits.weight, tuple)
+        assert {type(width) for width in bits.weight} == {int}
+    assert type(Bits(weight=[np.int64(4)] * 2, activation=8).weight) is int
+
+
+@pytest.mark.parametrize(
+    "wrong", [2.5, "8", None, True, np.bool_(True), np.array([2, 4]), (2.5, 4), ("2", "4"), (True, 4), {2: 4}], ids=repr
+)
+def test_bits_of_another_kind_are_refused(wrong):
+    for values in ({"weight": wrong, "activation": 8}, {"weight": 8, "activation": wrong}):
+        with pytest.raises(RunError, match="bits must be a whole number, or a list of them, got"):
+            Bits(**values)
+
+
+def test_a_pair_is_of_a_whole_layer():
+    assert Bits(weight=2, activation=8).pair("conv") == (2, 8)
+    for bits, what in ((Bits(weight=(2, 4), activation=8), "filters"), (Bits(weight=2, activation=(2, 4)), "maps")):
+        with pytest.raises(
+            RunError, match=f"the {what} of layer 'conv' differ in bits.*; give it a blueprint with one"
+        ):
+            bits.pair("conv")
 
 
 @pytest.mark.parametrize("bits", [0, 9, 16, 31, -1])

@@ -105,7 +105,7 @@ def test_channels_can_be_reordered_and_left_out():
     assert [node.op for node in graph.nodes] == ["input", "concat", "conv"]
     assert graph["concat"].inputs == ("input", "input")
     for turned in (lambda x: x.flip(1), lambda x: x[:, [2, 1, 0]], lambda x: x[:, torch.tensor([2, 1, 0])]):
-        graph = graph_of(lambda m, x: m.conv(turned(x - m.mean)))  # noqa: B023
+        graph = graph_of(lambda m, x: m.conv(turned(x - m.mean)))  # noqa: B023 - called in the same turn
         assert [node.start for node in graph.nodes if node.op == "split"] == [2, 1, 0]
     graph = graph_of(lambda m, x: torch.cat([m.conv(x), x[:, 1:]], 1))
     assert [node.op for node in graph.nodes] == ["input", "conv", "split", "concat"]

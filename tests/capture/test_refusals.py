@@ -259,7 +259,7 @@ def test_control_flow_by_values(capfd):
 
 
 def test_an_error_of_the_module_itself(capfd):
-    forward = lambda m, x: F.linear(x.flatten(1), m.scale[0])  # noqa: E731
+    forward = lambda m, x: F.linear(x.flatten(1), m.scale[0])  # noqa: E731 - its line is looked up
     text = message(Does(forward))
     assert f"at input shape (4, 6, 6) at {_here(forward)}" in text
     assert "is the batch size" in text

@@ -14,6 +14,7 @@ import torch
 SEARCH = ["search", "--model", "resnet8_slim", "--data", "digits", "--out", "x", "--quiet"]
 FITS = ["--budget", "size=50kB"]
 QUANTIZE = ["quantize", "--model", "resnet8_slim", "--data", "digits", *FITS]
+COST = ["cost", "--model", "resnet8", "--input", "3x32x32"]
 COMMAND = [sys.executable, "-c", "from bitsmith.cli import main; main()"]
 
 WRONG = [
@@ -42,11 +43,22 @@ WRONG = [
     (["cost", "--model", "nosuch:make", "--input", "3x32x32"], 1, "importing nosuch failed"),
     (["cost", "--model", "resnet8"], 1, "give the input's shape"),
     (["cost", "--blueprint", "missing.json"], 1, "can't read the blueprint missing.json"),
+    (
+        [*COST, "--target", "mpic", "--weight-bits", "3"],
+        1,
+        "can't hold weight bits [3] of layer 'conv1'; it takes [2,",
+    ),
+    ([*COST, "--target", "ethos-u", "--activation-bits", "4"], 1, "can't hold activation bits [4] of layer 'conv1'"),
+    (
+        [*COST, "--target", "c", "--weight-bits", "32"],
+        1,
+        "layer 'conv1' would stay float, and target 'c' runs",
+    ),
     (["cost"], 1, "give --model"),
     ([*SEARCH, "--budget", "size=1kB"], 1, "size is at least"),
     ([*SEARCH, "--budget", "size=50,1kB"], 1, "size is at least"),
     ([*SEARCH, "--budget", "size=50"], 1, "can't be in 'a bare number'"),
-    ([*SEARCH, "--budget", "sice=50kB"], 1, "unknown cost 'sice'"),
+    ([*SEARCH, "--budget", "sice=50kB"], 1, "unknown cost 'sice' in 'sice=50kB' (did you mean 'size'?); known are"),
     ([*SEARCH, "--budget", "size:50kB"], 1, "can't read the budget"),
     ([*SEARCH, "--budget", "size=50,60kB", "--budget", "ram=1,2kB"], 1, "both fronts"),
     ([*SEARCH, *FITS, "--budget", "size=60kB"], 1, "size is limited twice"),
@@ -58,15 +70,28 @@ WRONG = [
     ([*SEARCH, *FITS, "--pin", "*z*=8"], 1, "matches no layer"),
     ([*SEARCH, *FITS, "--pin", "fc=8", "--pin", "fc=4"], 1, "--pin gives 'fc' both 8 and 4"),
     ([*SEARCH, *FITS, "--pin", "fc=float", "--target", "c"], 1, "layer 'fc' would stay float"),
+    (
+        [*SEARCH, *FITS, "--pin", "fc=8", "--pin", "conv*=float", "--target", "c"],
+        1,
+        "the pin 'conv*=float' is in the way: layer 'conv1' would stay float",
+    ),
+    ([*SEARCH, *FITS, "--pin", "*=float"], 1, "the pin '*=float' is in the way: the budgets can't be met: size is"),
     ([*SEARCH, *FITS, "--ends", "some"], 1, "--ends takes one number of bits, or 'free'"),
     ([*SEARCH, *FITS, "--weight-bits", "2;4"], 1, "--weight-bits takes numbers with commas between"),
     ([*SEARCH, *FITS, "--weight-bits", "0,4"], 1, "weight bits must be 1..8"),
     ([*SEARCH, *FITS, "--activation-bits", ""], 1, "--activation-bits takes numbers"),
     ([*SEARCH, *FITS, "--method", "magic"], 1, "unknown method 'magic'"),
+    ([*SEARCH, *FITS, "--method", "filter"], 1, "unknown method 'filter' (did you mean 'filters'?); known are"),
     (
         [*SEARCH, *FITS, "--method", "uniform", "--epochs", "3"],
         1,
-        "--as-published belongs to --method composite and supernet, --epochs to these and grid, not to 'uniform'",
+        "--epochs belongs to methods that train while they search, --method composite, filters, grid, supernet; "
+        "'uniform' doesn't",
+    ),
+    (
+        [*SEARCH, *FITS, "--method", "uniform", "--as-published"],
+        1,
+        "--as-published belongs to --method composite and supernet, not to 'uniform'",
     ),
     ([*SEARCH, *FITS, "--epochs", "0"], 1, "epochs"),
     ([*SEARCH, *FITS, "--train-epochs", "0"], 1, "epochs of a training must be at least 1"),
@@ -106,6 +131,8 @@ def test_errors_are_one_message(bitsmith, tmp_path, arguments, code, words):
     assert words in done.stderr.replace("\n", " ")
     assert done.stdout == ""
     if code == 1:
+        assert not (tmp_path / "x").exists()  # a refusal leaves no folder behind
+        assert not list(tmp_path.glob("runs/*"))
         assert done.stderr.count("error: ") == 1
         assert done.stderr.splitlines()[-1].startswith("error: ")
 
@@ -162,6 +189,9 @@ def test_markup_in_names_stays_text(bitsmith, tmp_path):
 def test_version_and_help(bitsmith):
     assert bitsmith("--version").stdout.strip() == "0.1.0"
     assert "search" in bitsmith("--help").stdout
+    for command in ("search", "check"):
+        said = " ".join(bitsmith(command, "--help").stdout.replace("│", " ").split())
+        assert "composite, filters, grid, random, sensitivity, supernet, uniform, uniform+fill, or" in said
     for command in ("run", "search", "quantize", "train", "export", "verify", "report", "cost", "check"):
         assert "Usage" in bitsmith(command, "--help").stdout
 

@@ -4,7 +4,7 @@ import pytest
 
 from bitsmith.cli.jobs import method_section
 from bitsmith.errors import RecipeError
-from bitsmith.recipe import make_method
+from bitsmith.recipe import METHODS, make_method
 
 
 def test_as_published():
@@ -13,5 +13,20 @@ def test_as_published():
     assert round(supernet.weights_first * 90) == 10
     assert make_method(method_section("composite", True, 3)).epochs == 3
     assert make_method(method_section("supernet", False, 7)).epochs == 7
-    with pytest.raises(RecipeError, match="belongs to --method composite and supernet"):
+    with pytest.raises(RecipeError, match="--as-published belongs to --method composite and supernet, not to"):
         method_section("uniform", True, None)
+    with pytest.raises(RecipeError, match="epochs of a training must be at least 1"):
+        make_method(method_section("composite", True, 0))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_epochs_are_those_of_every_method_that_trains(name):
+    if hasattr(make_method({"name": name}), "plan"):
+        assert make_method(method_section(name, False, 3)).plan.epochs == 3
+    else:
+        with pytest.raises(RecipeError, match=f"--epochs belongs to .*composite, filters, grid, supernet; '{name}'"):
+            method_section(name, False, 3)
+
+
+def test_a_name_of_tables_is_a_method():
+    assert make_method(method_section("uniform+fill", False, None)).name == "uniform+fill"

@@ -14,8 +14,15 @@ def test_targets_are_listed_and_shown(bitsmith, tmp_path):
     listed = json.loads(bitsmith("targets", "--json").stdout)
     assert [target["name"] for target in listed] == list(TARGETS)
     assert [target["name"] for target in listed if target["float_layers"]] == ["onnx"]
-    assert "1-8 bits; float layers" in bitsmith("targets", "onnx").stdout
+    for name, target in TARGETS.items():
+        words = " ".join(bitsmith("targets", name).stdout.replace("│", " ").split())
+        assert ("bits per filter" in words) == target.per_filter
+        assert ("one for all filters of a layer" in words) != target.per_filter
+    assert "1-8 bits; float layers; bits per filter" in " ".join(
+        bitsmith("targets", "onnx").stdout.replace("│", " ").split()
+    )
     shown = bitsmith("targets").stdout
+    assert shown.count("filter") >= len(TARGETS)  # the list says it of each
     assert all(name in shown for name in TARGETS)
     one = bitsmith("targets", "mpic").stdout
     assert "arXiv 2010.04073" in one
@@ -54,7 +61,8 @@ def test_energy_tables_are_shown(bitsmith, tmp_path):
 def test_check_of_a_float_layer_gives_the_target_s_reason(bitsmith):
     """mpic has no price for floats either; that it can't run them goes first."""
     refused = bitsmith("check", *MODEL, "--target", "mpic", "--pin", "conv1=float", check=1)
-    assert "layer 'conv1' would stay float, and target 'mpic' runs integers alone" in refused.stderr
+    said = "the pin 'conv1=float' is in the way: layer 'conv1' would stay float, and target 'mpic' runs integers alone"
+    assert said in refused.stderr
 
 
 def test_budgets_typed_for_another_target_replace_the_recipe_s(bitsmith, tmp_path):

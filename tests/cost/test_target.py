@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from bitsmith.blueprint import FLOAT, Budget, Options
 from bitsmith.cost import COSTS, TARGETS, check_budgets, exact
+from bitsmith.cost.latency import LatencyTable, Setting, Timing
 from bitsmith.cost.target import FORMS, forms
+from bitsmith.cost.zigzag import ZigZag
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.space.precision import precision
 
@@ -158,3 +160,21 @@ def test_float_layers_beside_a_price_of_integers_alone_are_refused():
     with pytest.raises(RecipeError, match=r"target 'onnx': nothing says what a float layer takes .*float_layers=False"):
         dataclasses.replace(TARGETS["onnx"], energy="bitops-energy")
     assert "energy" in dataclasses.replace(TARGETS["onnx"], energy="bitops-energy", float_layers=False).costs
+
+
+def test_filters_that_differ_are_refused_where_nothing_could_price_or_hold_them(tmp_path):
+    """Before a search, and not when its result is priced."""
+    onnx = dataclasses.replace(TARGETS["onnx"], float_layers=False)
+    for remove in (True, False):
+        TARGETS["onnx"].check_filters(remove=remove)
+        with pytest.raises(RecipeError, match=r"'c' has one weight bit-width for each layer.*; take target onnx, or"):
+            TARGETS["c"].check_filters(remove=remove)
+        zigzag = dataclasses.replace(onnx, name="z", zigzag=ZigZag(accelerator=tmp_path, mapping=tmp_path))
+        with pytest.raises(RecipeError, match=r"'z' is priced by ZigZag, which .*; take a target without zigzag, or"):
+            zigzag.check_filters(remove=remove)
+    setting = Setting(cpu="c", system="s", onnxruntime="1", threads=1, input="float")
+    table = LatencyTable(setting=setting, call=Timing(nanoseconds=1, spread=0, measured=1), entries={})
+    measured = dataclasses.replace(onnx, name="m", latency=table)
+    measured.check_filters(remove=False)
+    with pytest.raises(RecipeError, match=r"'m' has a measured latency table.*; take remove: false, a target without"):
+        measured.check_filters(remove=True)

@@ -50,11 +50,11 @@ def test_training_is_train_and_search_together(digits):
 def test_reading_test_of_a_search_copy_is_an_error(digits):
     bare = digits.without_test()
     with pytest.raises(DataError, match="the test split is only for the final evaluation"):
-        bare.test  # noqa: B018
+        bare.test  # noqa: B018 - reading it is the test
     with pytest.raises(DataError, match="only for the final evaluation"):
-        bare.without_test().test  # noqa: B018
+        bare.without_test().test  # noqa: B018 - reading it is the test
     with pytest.raises(DataError, match="only for the final evaluation"):
-        copy(bare).test  # noqa: B018
+        copy(bare).test  # noqa: B018 - reading it is the test
     assert bare.train is digits.train
     assert bare.search is digits.search
     assert bare.validation is digits.validation
@@ -67,7 +67,7 @@ def test_reading_test_of_a_search_copy_is_an_error(digits):
     assert bare.training is not None
     assert len(digits.test) == 359  # the original keeps it
     with pytest.raises(AttributeError, match="has no attribute 'tset'"):
-        bare.tset  # noqa: B018
+        bare.tset  # noqa: B018 - reading it is the test
 
 
 def test_a_data_set_is_frozen(digits):
@@ -85,7 +85,7 @@ def test_loaders_of_the_user():
     assert values.tolist() == [*range(9), *range(100, 104)]
     assert len(data.training) == 13
     with pytest.raises(DataError, match="only for the final evaluation"):
-        data.without_test().test  # noqa: B018
+        data.without_test().test  # noqa: B018 - reading it is the test
 
 
 def test_without_a_search_loader_train_serves_for_both():

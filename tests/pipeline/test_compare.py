@@ -90,21 +90,24 @@ def nets(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """A finished comparison, made in this process."""
-    path = tmp_path_factory.mktemp("compare")
+def finished(values, path, command):
+    """A comparison of NETWORK under `path`, made in this process; its folder."""
     (path / "nets.py").write_text(NETWORK)
     before = os.getcwd()
     os.chdir(path)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(compare_module, "run_all", in_this_process)
-            ended = compare(comparison(), path / "out", command="bitsmith compare tiny.yaml")
+            ended = compare(values, path / "out", command=command)
     finally:
         os.chdir(before)
     assert ended.failed == ()
     return path / "out"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return finished(comparison(), tmp_path_factory.mktemp("compare"), "bitsmith compare tiny.yaml")
 
 
 def numbers(out):

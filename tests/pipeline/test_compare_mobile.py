@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import pytest
-from pipeline.test_compare import NETWORK, TINY, in_this_process, numbers
+from pipeline.test_compare import NETWORK, TINY, finished, in_this_process, numbers
 
 from bitsmith.pipeline import RunFolder, worker
 from bitsmith.pipeline import compare as compare_module
@@ -50,18 +49,8 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    path = tmp_path_factory.mktemp("mobile")
-    (path / "nets.py").write_text(NETWORK)
-    before = os.getcwd()
-    os.chdir(path)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compare_module, "run_all", in_this_process)
-            ended = compare(parse_comparison(VALUES, "the test"), path / "out", command="bitsmith compare mobile.yaml")
-    finally:
-        os.chdir(before)
-    assert ended.failed == ()
-    return path / "out"
+    values = parse_comparison(VALUES, "the test")
+    return finished(values, tmp_path_factory.mktemp("mobile"), "bitsmith compare mobile.yaml")
 
 
 def test_everyone_is_there_inside_the_budgets_and_equally_trained(done):

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import plotly.graph_objects as go
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bitsmith.errors import RunError
 from bitsmith.report import Curve
 from bitsmith.report.accuracy import FIXED, accuracy_figures
 from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
-from bitsmith.report.plot import shorten
+from bitsmith.report.plot import shorten, shorten_all, span, span_percent
 
 CHOSEN = "composite-size=20kB"
 NASTY = '<b>x</b><a href="javascript:alert(1)">%{y}</a> & "q"'
@@ -152,6 +154,36 @@ def test_long_names_are_cut_in_the_middle_but_whole_on_hover(record):
     figure = layer_figure([replace(record().layers[CHOSEN][0], name=name)], "x")
     assert figure.plot["layout"]["xaxis2"]["ticktext"] == ["features.d…er17.conv2"]
     assert traces(figure)["weight bits"]["customdata"][0][0] == name
+
+
+@pytest.mark.parametrize("figure", ["layers", "curve"])
+def test_two_names_never_become_the_same(record, figure):
+    names = [f"stage{s}.block{b}.depthwise.pointwise" for s in (1, 2) for b in (1, 2, 3)]
+    if figure == "layers":
+        layers = [replace(record().layers[CHOSEN][0], name=name) for name in names]
+        ticks = layer_figure(layers, "x").plot["layout"]["xaxis2"]["ticktext"]
+    else:
+        curve = Curve(name="c", x_label="layer", x=[float(i) for i in range(6)], series={"a": [1.0] * 6}, ticks=names)
+        ticks = curve_figure(curve).plot["layout"]["xaxis"]["ticktext"]
+    assert len(set(ticks)) == len(names)
+    assert all(len(tick) < len(name) for tick, name in zip(ticks, names, strict=True))
+
+
+@given(st.lists(st.text("ab.1", min_size=1, max_size=40), max_size=8))
+def test_names_are_cut_only_as_far_as_they_stay_different(names):
+    assert len(set(shorten_all(names))) == len(set(names))
+    if len(set(map(shorten, names))) == len(set(names)):
+        assert shorten_all(names) == [shorten(name) for name in names]
+
+
+def test_no_accuracy_is_above_100_percent(record, row):
+    made = record(rows=[row(test=1.0), row("uniform", "baseline", 0.97)], requested=[], chosen=[], layers={})
+    (figure,) = accuracy_figures(replace(made, sensitivities={}, explained={}, verification=[], latencies=[]))
+    low, high = figure.plot["layout"]["yaxis"]["range"]
+    assert low < 97
+    assert 100 < high <= 100.5  # no room for a tick at 101
+    assert span_percent([0.0, 50.0])[0] == -0.5
+    assert span_percent([90.0, 92.0]) == span([90.0, 92.0], 0.1)
 
 
 def test_many_layers_scroll_instead_of_shrinking(record):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitsmith.report import Row, front_cost, on_front
+from bitsmith.report import Row, front_cost, limited_costs, on_front
 
 ROW = Row(
     name="composite",
@@ -61,10 +61,18 @@ def test_everything_off_the_front_is_beaten_by_something_on_it(points):
         assert mark != beaten
 
 
-def test_a_front_is_drawn_over_the_first_budget_that_networks_differ_in():
+def test_a_front_is_marked_over_the_first_budget_that_networks_differ_in():
+    """Else over the first of all, so that there is a figure of the same front."""
     assert front_cost(rows([(1, 0.5), (2, 0.5)])) == "size"
-    assert front_cost([replace(row, meets={"weights=3B": True}) for row in rows([(1, 0.5), (2, 0.5)])]) == "size"
+    assert front_cost([replace(row, meets={}) for row in rows([(1, 0.5), (2, 0.5)])]) == "size"
+    assert front_cost([replace(row, meets={"weights=3B": True}) for row in rows([(1, 0.5), (2, 0.5)])]) == "weights"
     differ = [
         replace(row, costs={"size": 1.0, "weights": w}) for row, w in zip(rows([(1, 0)] * 2), (1.0, 2.0), strict=True)
     ]
     assert front_cost([replace(row, meets={"weights=3B": True}) for row in differ]) == "weights"
+
+
+def test_every_budgeted_cost_is_told_once_in_the_order_of_the_figures():
+    made = [replace(ROW, meets={"ram=5B": True, "size=10kB": True, "size=20kB": True, "weights=3B": False}), ROW]
+    assert limited_costs(made) == ["weights", "size", "ram"]
+    assert limited_costs([replace(ROW, meets={})]) == []

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -83,6 +84,27 @@ def test_the_tables_say_what_the_record_says(record):
     ]:
         assert words in shown
     assert shown.count(" chosen ") == 1
+
+
+def test_removed_filters_are_told_per_layer(record):
+    assert '<th scope="col">filters</th>' not in render(record())
+    folder, layers = next(iter(record().layers.items()))
+    told = replace(layers[0], filters="16 filters: 12 removed, 4 at 2 bits")
+    html = render(record(layers=record().layers | {folder: [told, *layers[1:]]}))
+    assert html.count('<th scope="col">filters</th>') == 1
+    assert "<td>16 filters: 12 removed, 4 at 2 bits</td>" in html
+
+
+def test_long_words_of_a_check_may_wrap(record):
+    assert re.search(r'<td class="prose">[^<]*</td>', render(record()))
+    assert ".compare td.prose { white-space: normal;" in render(record())
+
+
+def test_the_marked_front_is_that_of_a_figure(record):
+    html = render(record())
+    said = re.search(r"no other network here is better in accuracy and (\w+) at once", html)
+    assert said is not None
+    assert f"Accuracy against {said[1]}" in html
 
 
 def test_empty_parts_are_left_out_or_said(record):

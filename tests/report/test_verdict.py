@@ -83,8 +83,11 @@ def test_equal_networks_stay_within_the_noise_95_times_in_100(row):
 
 def test_a_network_outside_claims_nothing(row):
     rows = [row("uniform", "baseline", 0.8), row(test=0.99, size=20_001.0)]
-    assert verdict(rows, BUDGET) == "composite misses size=20kB: no claim."
-    assert verdict([*rows, row(seed=1)], BUDGET) == "composite misses size=20kB with 1 of 2 seeds: no claim."
+    assert verdict(rows, BUDGET) == "composite misses size=20kB by 1 B of size (0.005 %): no claim."
+    said = verdict([*rows, row(seed=1)], BUDGET)
+    assert said == "composite misses size=20kB with 1 of 2 seeds by 1 B of size (0.005 %): no claim."
+    worst = verdict([*rows, row(size=22_000.0, seed=1)], BUDGET)
+    assert worst == "composite misses size=20kB with 2 of 2 seeds by up to 2 kB of size (10 %): no claim."
 
 
 def test_several_budgets_must_hold_together(row):
@@ -118,6 +121,20 @@ def test_every_found_network_gets_its_sentence(row):
 )
 def test_missing_sides_are_said(row, rows, message):
     assert verdict([row(name, kind, test) for name, kind, test in rows], BUDGET) == message
+
+
+def test_a_baseline_that_nobody_tried_is_not_one_that_does_not_fit(row):
+    said = verdict([row(test=0.9)], BUDGET, tried=False)
+    assert said == "Inside size=20kB composite reaches 90.00 %; no baseline was tried: no comparison."
+    outside = row("uniform", "baseline", 0.9, 30_000.0)
+    assert "no tested baseline fits inside" in verdict([row(test=0.9), outside], BUDGET, tried=False)
+
+
+@pytest.mark.parametrize(("test", "words"), [(1.0, "all"), (0.0, "none")])
+def test_no_noise_is_claimed_to_be_nothing(row, test, words):
+    said = verdict([row("uniform", "baseline", test), row(test=test)], BUDGET, test_images=24)
+    assert f"0.00 points, {words} of the 24 test images right on both sides; one seed" in said
+    assert "±" not in said
 
 
 def test_another_metric_gets_no_binomial_interval(row):

@@ -231,7 +231,7 @@ def test_every_budget_out_of_reach_is_named():
     budgets = [Budget.parse("weights=20143B"), Budget.parse("avg_bits=1"), Budget.parse("size=1MB")]
     with pytest.raises(BudgetError) as error:
         allocate(space, zeros(space), budgets)
-    assert "weights is at least 20.144kB in this space, the budget is 20.143kB" in str(error.value)
+    assert "weights is at least 20.144 kB in this space, the budget is 20.143 kB" in str(error.value)
     assert "avg_bits is at least" in str(error.value)
     assert "size" not in str(error.value)
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from search.supernet.spaces import mobile, tiny
+from spaces import mobile, tiny
 
 from bitsmith.blueprint import Budget
 from bitsmith.cost import COSTS, ENERGY_MODELS, exact, fits

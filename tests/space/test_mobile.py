@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spaces import descriptions
 
 from bitsmith.blueprint import FLOAT, Bits, Blueprint, InputContract, Options
 from bitsmith.cost import price
@@ -30,39 +31,6 @@ def tiny(**changes) -> MobileSpace:
 
 def mobile(description: MobileSpace, side: int = 18, **changes) -> Mobile:
     return Mobile(description=description, input_shape=(3, side, side), outputs=3, **changes)
-
-
-@st.composite
-def descriptions(draw: st.DrawFn) -> MobileSpace:
-    """Small spaces of every shape: many decisions, few options each."""
-
-    def some(*values):
-        return tuple(sorted(draw(st.sets(st.sampled_from(values), min_size=1, max_size=2))))
-
-    stages = []
-    for _ in range(draw(st.integers(1, 3))):
-        least = draw(st.integers(1, 2))
-        stages.append(
-            Stage(
-                channels=some(4, 6, 8),
-                blocks=(least, draw(st.integers(least, 3))),
-                stride=draw(st.integers(1, 2)),
-                kernels=some(1, 3, 5),
-                expansions=some(1.0, 2.0, 3.5),
-                squeeze_excite=some(False, True),
-                activations=some("relu", "relu6", "hard_swish"),
-            )
-        )
-    return MobileSpace(
-        stem=Stem(channels=draw(st.sampled_from([4, 6])), stride=draw(st.integers(1, 2))),
-        stages=tuple(stages),
-        head=draw(st.sampled_from([(), (8,), (8, 12)])),
-        activation=draw(st.sampled_from(["relu", "hard_swish"])),
-        weight_bits=some(1, 2, 8),
-        activation_bits=some(2, 4, 8),
-        bits=draw(st.sampled_from(["block", "layer"])),
-        divisor=draw(st.sampled_from([1, 2])),
-    )
 
 
 def test_the_docstrings_count():

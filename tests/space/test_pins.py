@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bitsmith.blueprint import Bits
 from bitsmith.errors import RecipeError
 from bitsmith.space import precision, resolve_pins
+from bitsmith.space.pins import blame
 
 NAMES = ["stem", "layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer2.0.conv1", "fc"]
 
@@ -93,3 +94,18 @@ def test_a_side_that_is_not_pinned_stays_as_it_was():
 def test_bits_out_of_range_are_refused_though_every_layer_is_pinned():
     with pytest.raises(RecipeError, match=r"must be 1\.\.8"):
         precision(graphs.blueprint(graphs.chain((4, 6))), (9,), (8,), pins={"*": 8})
+
+
+@pytest.mark.parametrize(
+    ("pins", "enough", "words"),
+    [
+        ({"a": 8}, [], ""),
+        ({"a": 8}, [{"a"}], "the pin 'a=8' is in the way"),
+        ({"a": 8, "b*": "float"}, [{"b*"}], "the pin 'b*=float' is in the way"),
+        ({"a": 8, "b": "w4"}, [{"a"}, {"b"}], "the pins 'a=8', 'b=w4' are in the way, one of them is enough"),
+        ({"a": 8, "b": "w4"}, [{"a", "b"}], "the pins 'a=8', 'b=w4' are in the way together"),
+    ],
+)
+def test_the_pins_in_the_way_are_those_without_which_it_could_be_done(pins, enough, words):
+    """`enough`: sets of pins; without one of them whole, it can be done."""
+    assert blame(pins, lambda kept: any(not gone & kept.keys() for gone in enough)) == words

@@ -18,7 +18,7 @@ from bitsmith.blueprint.graph import (
     Norm,
 )
 from bitsmith.blueprint.grids import GridPlan, plan_grids
-from bitsmith.blueprint.prune import Pruned, prune
+from bitsmith.blueprint.prune import Pruned, cut, prune
 from bitsmith.blueprint.units import UNITS, format_cost, json_name, spoken_cost, unit_of
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Pruned",
     "Widths",
     "couple",
+    "cut",
     "format_cost",
     "fronts",
     "groups_removed",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitsmith.errors import RunError
 
@@ -24,6 +25,8 @@ class Bits:
         weight: of all filters, or of each one; 0 removes a filter.
         activation: of all that the layer reads, or of each map (input channel, or feature of a linear layer).
 
+    Both may also be given as lists or as whole numbers of another kind, such as numpy's; they become ints and tuples.
+
     Example:
         Widths that are all alike are one number:
 
@@ -31,14 +34,20 @@ class Bits:
         Bits(weight=2, activation=8)
 
     Raises:
-        RunError: a bit-width out of range.
+        RunError: a bit-width that is no whole number, or out of range.
     """
 
     weight: Widths
     activation: Widths
 
     def __post_init__(self) -> None:
-        for what, width, least in (("weight", self.weight, 0), ("activation", self.activation, 1)):
+        for what, given, least in (("weight", self.weight, 0), ("activation", self.activation, 1)):
+            width = given
+            if type(given) is not int:
+                width = (
+                    tuple(_whole(what, w) for w in given) if isinstance(given, list | tuple) else _whole(what, given)
+                )
+                object.__setattr__(self, what, width)
             if isinstance(width, int):
                 if width != FLOAT and not 1 <= width <= MOST:
                     raise RunError(f"{what} bits must be 1..8 (or {FLOAT} for float), got {width}")
@@ -90,7 +99,10 @@ class Bits:
         if isinstance(self.weight, int) and isinstance(self.activation, int):
             return self.weight, self.activation
         what = "maps" if isinstance(self.weight, int) else "filters"
-        raise RunError(f"the {what} of layer {layer!r} differ in bits, and this takes one number for a whole layer")
+        raise RunError(
+            f"the {what} of layer {layer!r} differ in bits, and this takes one number for a whole layer; give it a "
+            "blueprint with one, as every method but filters finds"
+        )
 
     def check(self, layer: LayerSpec) -> None:
         """Refuse as many bits as a layer has no filters or maps.
@@ -98,11 +110,26 @@ class Bits:
         Raises:
             RunError: naming the layer.
         """
-        sides = (("weight", self.weight, "filters", layer.out_channels),
-                 ("activation", self.activation, "maps to read", layer.in_channels))  # fmt: skip
-        for what, width, things, count in sides:
-            if not isinstance(width, int) and len(width) != count:
-                raise RunError(f"layer {layer.name!r} has {count} {things}, but {len(width)} {what} bits")
+        check_counts(layer, self.weight, self.activation)
+
+
+def check_counts(layer: LayerSpec, weight: Widths, activation: Widths) -> None:
+    """As `Bits.check`, of what has not become `Bits` yet, where equal numbers are still counted."""
+    for what, width, things, count in (
+        ("weight", weight, "filters", layer.out_channels),
+        ("activation", activation, "maps to read", layer.in_channels),
+    ):
+        if not isinstance(width, int) and len(width) != count:
+            raise RunError(f"layer {layer.name!r} has {count} {things}, but {len(width)} {what} bits")
+
+
+def _whole(what: str, width: Any) -> int:
+    try:
+        if not isinstance(width, bool):
+            return operator.index(width)
+    except TypeError:
+        pass
+    raise RunError(f"{what} bits must be a whole number, or a list of them, got {width!r:.60}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bitsmith.blueprint.bits import Bits
+from bitsmith.blueprint.bits import Bits, check_counts
 from bitsmith.blueprint.graph import NetworkGraph
 from bitsmith.blueprint.grids import GridPlan, plan_grids
 from bitsmith.errors import RunError
@@ -98,14 +98,15 @@ class Blueprint:
             RunError: a field is missing or of the wrong kind, or the schema is newer than this version reads.
         """
         schema = values.get("schema") if isinstance(values, Mapping) else None
-        if schema not in range(1, SCHEMA + 1):
+        if type(schema) is not int or not 1 <= schema <= SCHEMA:
             raise RunError(f"blueprint schema {schema!r} can't be read; this version of bitsmith reads 1 to {SCHEMA}")
         try:
+            graph = NetworkGraph.from_dict(values["graph"])
             return cls(
-                graph=NetworkGraph.from_dict(values["graph"]),
-                bits={name: Bits(weight=_read(w), activation=_read(a)) for name, (w, a) in values["bits"].items()},
+                graph=graph,
+                bits=_read_bits(values["bits"], graph, lists=schema > 1),
                 quantizer=str(values["quantizer"]),
-                stream_bits=int(values["stream_bits"]),
+                stream_bits=_read_width(values["stream_bits"]),
                 input=InputContract(
                     kind=values["input"]["kind"],
                     mean=tuple(values["input"]["mean"]),
@@ -126,5 +127,22 @@ class Blueprint:
         return cls.from_dict(values)
 
 
-def _read(width: Any) -> int | tuple[int, ...]:
-    return tuple(int(bits) for bits in width) if isinstance(width, list) else int(width)
+def _read_bits(values: Mapping[str, Any], graph: NetworkGraph, *, lists: bool) -> dict[str, Bits]:
+    """Bits from JSON; filters and maps may have their own where `lists` says so."""
+    layers, found = {layer.name: layer for layer in graph.layers}, {}
+    for name, pair in values.items():
+        if type(pair) is not list:
+            raise TypeError(f"the bits of layer {name!r} must be [weight, activation], got {pair!r:.60}")
+        weight, activation = (
+            tuple(map(_read_width, side)) if lists and type(side) is list else _read_width(side) for side in pair
+        )
+        if name in layers:  # before equal numbers become one
+            check_counts(layers[name], weight, activation)
+        found[name] = Bits(weight=weight, activation=activation)
+    return found
+
+
+def _read_width(bits: Any) -> int:
+    if type(bits) is not int:
+        raise TypeError(f"bits must be whole numbers, got {bits!r:.60}")
+    return bits

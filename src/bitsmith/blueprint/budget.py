@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from bitsmith.blueprint.units import RATES, UNITS, VALUE, WATTS, decimal, format_cost, format_value, micro, unit_of
-from bitsmith.errors import BudgetError
+from bitsmith.errors import BudgetError, suggestion
 
 _FORM = re.compile(rf"\s*([a-z_]+)\s*={VALUE.pattern}")
 _RATED = re.compile(rf"\s*power\s*={VALUE.pattern}@{VALUE.pattern}")
@@ -39,7 +39,7 @@ class Power:
         return float(decimal(self.watts) / decimal(self.rate))
 
     def __str__(self) -> str:
-        return f"power={format_value(WATTS, self.watts, exact=True)}@{format_value(RATES, self.rate, exact=True)}"
+        return f"power={_typed(WATTS, self.watts)}@{_typed(RATES, self.rate)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.cost not in UNITS:
-            raise BudgetError(f"unknown cost {self.cost!r}; known are {_known()}")
+            raise BudgetError(f"unknown cost {self.cost!r}{_known(self.cost)}")
         if not math.isfinite(self.limit) or self.limit <= 0:
             raise BudgetError(f"a budget must be a positive number, got {self.cost}={self.limit:g}")
         assert self.power is None or (self.cost, self.limit) == ("energy", self.power.joules), self
@@ -92,11 +92,11 @@ class Budget:
             raise BudgetError(f"can't read the budget {text!r}; write it as {_EXAMPLES}")
         cost, number, unit = match.groups()
         if cost not in UNITS:
-            raise BudgetError(f"unknown cost {cost!r} in {text!r}; known are {_known()}")
+            raise BudgetError(f"unknown cost {cost!r} in {text!r}{_known(cost)}")
         return cls(cost=cost, limit=_read_number(text, cost, number, unit, UNITS[cost]))
 
     def __str__(self) -> str:
-        return str(self.power) if self.power else f"{self.cost}={format_cost(self.cost, self.limit, exact=True)}"
+        return str(self.power) if self.power else f"{self.cost}={_typed(UNITS[self.cost], self.limit)}"
 
     def describe(self, value: float, *, exact: bool = False) -> str:
         """A value of the cost in words; where the budget is a power, as that too.
@@ -109,11 +109,16 @@ class Budget:
         if self.power is None:
             return text
         watts = format_value(WATTS, value * self.power.rate, exact=exact)
-        return f"{text} ({watts} at {format_value(RATES, self.power.rate, exact=True)})"
+        return f"{text} ({watts} at {_typed(RATES, self.power.rate)})"
 
 
-def _known() -> str:
-    return ", ".join([*UNITS, "power (at a rate)"])
+def _typed(units: dict[str, float], value: float) -> str:
+    """A value as budgets are written, in one word: "20kB"."""
+    return format_value(units, value, exact=True).replace(" ", "")
+
+
+def _known(unknown: str) -> str:
+    return f"{suggestion(unknown, [*UNITS, 'power'])}; known are {', '.join([*UNITS, 'power (at a rate)'])}"
 
 
 def _read_power(text: str) -> Budget:

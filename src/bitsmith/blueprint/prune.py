@@ -72,8 +72,22 @@ def prune(blueprint: Blueprint) -> Pruned:
                     f"filter {filter} of layer {layer.name!r} can't be removed: it {text}; give it 1..8 bits"
                 )
         kept[removed] = False
+    return cut(blueprint, coupling, kept)
+
+
+def cut(blueprint: Blueprint, coupling: Coupling, kept: np.ndarray) -> Pruned:
+    """A blueprint without some units: `prune` for those who have the coupling and know that these may go.
+
+    Args:
+        coupling: of the blueprint's graph.
+        kept: units that stay, bool [units]; what bits removed filters have doesn't matter.
+
+    Raises:
+        RunError: no channel of a node would be left.
+    """
     if kept.all():
         return Pruned(blueprint=blueprint, coupling=coupling, kept=kept)
+    graph = coupling.graph
     for node in graph.nodes:
         if not kept[coupling.units[node.name]].any():
             raise RunError(f"no channel of {node.name!r} would be left; keep one filter of those that make it")

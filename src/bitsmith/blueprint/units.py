@@ -43,12 +43,12 @@ def format_value(units: dict[str, float], value: float, *, exact: bool = False) 
 
     Example:
         >>> format_value({"W": 1.0, "mW": 1e-3}, 0.005, exact=True)
-        '5mW'
+        '5 mW'
     """
     steps = [(f, u) for u, f in units.items() if not u.endswith("iB") and u not in _READ_AS_OTHERS]
     factor, unit = max((s for s in steps if abs(value) >= s[0]), default=min(steps))
     if exact:
-        return f"{(Decimal(repr(float(value))) / decimal(factor)).normalize():f}{unit}"
+        return f"{(Decimal(repr(float(value))) / decimal(factor)).normalize():f} {unit}".rstrip()
     return f"{value / factor:.4g} {unit}".rstrip()
 
 

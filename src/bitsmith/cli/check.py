@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from bitsmith.cli.options import (
     Download,
     Ends,
     Limit,
+    MethodName,
     MetricName,
     Output,
     Pins,
@@ -44,7 +46,7 @@ from bitsmith.pipeline.estimate import estimate
 from bitsmith.pipeline.reach import Reach, problem_of, reach
 from bitsmith.pipeline.verbs import bare_template
 from bitsmith.recipe import Recipe, SpaceSection, read_recipe, suited_space
-from bitsmith.space import narrowed, precision
+from bitsmith.space import Pin, Precision, blame, narrowed, precision
 
 
 @app.command()
@@ -67,7 +69,7 @@ def check(
     pin: Pins = None,
     ends: Ends = None,
     quantizer: Quantizer = None,
-    method: Annotated[str, typer.Option(help="The search to estimate.")] = "composite",
+    method: MethodName = "composite",
     epochs: Annotated[int | None, typer.Option(help="Epochs of the search to estimate.")] = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training to estimate.")] = None,
     float_epochs: Annotated[int | None, typer.Option(help="Epochs of the float network's training.")] = None,
@@ -103,7 +105,8 @@ def _check_run(wanted: Recipe, as_json: bool) -> None:
         job = pipeline.prepare(RunFolder.create(Path(folder), wanted))
     with progress(as_json) as watch:
         pipeline.estimate_ahead(job, watch)
-    rows = [row for row in reach(job.space, [b for line in wanted.budget_sets() for b in line]) if row.budget]
+    lines = [budget for line in wanted.budget_sets() for budget in line]
+    rows = [row for row in reach(job.space, lines, job.method) if row.budget]
     problem, expected = _problem(job), estimate(job)
     result = {
         "ok": not problem,
@@ -157,17 +160,27 @@ def _check_fit(
     captured = capture(module, shape, output=output)
     narrow = None if width is None else narrowed(captured.graph, width)
     graph = captured.graph if narrow is None else narrow.graph
-    space = precision(
-        bare_template(graph, section.quantizer),
-        section.weight_bits,
-        section.activation_bits,
-        ends=section.ends,
-        pins=section.pins,
-        costs=device.costs,
-    )
+
+    def laid_out(pins: Mapping[str, Pin]) -> Precision:
+        return precision(
+            bare_template(graph, section.quantizer),
+            section.weight_bits,
+            section.activation_bits,
+            ends=section.ends,
+            pins=pins,
+            costs=device.costs,
+        )
+
+    def problem_with(space: Precision) -> str:
+        return "; ".join(dict.fromkeys(text for line in lines if (text := problem_of(space, device, line))))
+
+    space = laid_out(section.pins)
     with progress(as_json) as watch:
         pipeline.price_ahead(device, graph, space.options, watch)
-    problem = "; ".join(dict.fromkeys(text for line in lines if (text := problem_of(space, device, line))))
+    problem = problem_with(space)
+    if problem and section.pins and device.zigzag is None:
+        blamed = blame(section.pins, lambda kept: not problem_with(laid_out(kept)))
+        problem = f"{blamed}: {problem}" if blamed else problem
     try:
         rows = reach(space, [budget for line in lines for budget in line])
     except BitsmithError as error:  # bits without a price, such as float ones: the target's own reason goes first

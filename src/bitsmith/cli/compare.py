@@ -19,7 +19,7 @@ from bitsmith.blueprint import format_cost
 from bitsmith.cli.app import app
 from bitsmith.cli.options import AsJson, Download, Limit, Quiet, parse_numbers
 from bitsmith.cli.settings import typed_command
-from bitsmith.cli.show import err, out, say
+from bitsmith.cli.show import counted, duration, err, out, say
 from bitsmith.errors import RunError
 from bitsmith.pipeline.compare import compare as compare_all
 from bitsmith.pipeline.compare_hours import estimate_hours
@@ -45,7 +45,7 @@ def compare(
     float_epochs: Annotated[int | None, typer.Option(help="Epochs of the float network.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what they take; do nothing.")] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="As --dry-run; time a few steps too, and tell the core-hours.")
+        bool, typer.Option("--estimate", help="As --dry-run; time a few steps too, and tell what one core would take.")
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -85,7 +85,8 @@ def compare(
 
 
 def _print_plan(comparison: Comparison, laid_out: Plan, workers: int) -> None:
-    table = Table(title=f"{len(laid_out.runs)} runs, {laid_out.networks} networks; epochs of each")
+    what = f"{counted(len(laid_out.runs), 'run')}, {counted(laid_out.networks, 'network')}"
+    table = Table(title=f"{what}; epochs of each")
     for name in ("method", "space", "seeds", "budgets"):
         table.add_column(name, overflow="fold")
     for name in ("search", "training"):
@@ -103,22 +104,24 @@ def _print_plan(comparison: Comparison, laid_out: Plan, workers: int) -> None:
     if laid_out.from_scratch:
         floats += f" (in {', '.join(laid_out.from_scratch)}, which has none, as many more)"
     out.print(
-        f"{laid_out.epochs:g} epochs for every low-precision network, its search included{floats}; "
-        f"{laid_out.all_epochs:g} epochs in all" + (f", shared out to {workers} workers" if workers > 1 else "") + ".",
+        f"{counted(laid_out.epochs, 'epoch')} for every low-precision network, its search included{floats}; "
+        f"{counted(laid_out.all_epochs, 'epoch')} in all"
+        + (f", shared out to {workers} workers" if workers > 1 else "")
+        + ".",
         soft_wrap=True,
     )
     _print_missing("left out", laid_out.left_out, several=len(comparison.spaces) > 1)
 
 
 def _print_hours(hours: Mapping[tuple[str, str], float]) -> None:
-    table = Table(title="core-hours on this machine, if nothing is compiled")
+    table = Table(title="time on one core of this machine, if nothing is compiled")
     table.add_column("space")
     table.add_column("method")
-    table.add_column("hours", justify="right")
+    table.add_column("time", justify="right")
     for (space, method), value in hours.items():
-        table.add_row(escape(space), escape(method), f"{value:.2f}")
+        table.add_row(escape(space), escape(method), duration(3600 * value))
     out.print(table)
-    out.print(f"About {sum(hours.values()):.1f} core-hours in all.", soft_wrap=True)
+    out.print(f"About {duration(3600 * sum(hours.values()))} on one core in all.", soft_wrap=True)
 
 
 @contextmanager

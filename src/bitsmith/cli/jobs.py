@@ -29,6 +29,7 @@ from bitsmith.cli.options import (
     Ends,
     Limit,
     Lr,
+    MethodName,
     MetricName,
     Model,
     Output,
@@ -51,8 +52,8 @@ from bitsmith.cli.settings import build, override
 from bitsmith.cli.show import announce, out, print_report, progress, say
 from bitsmith.cost import price
 from bitsmith.errors import RecipeError, RunError
-from bitsmith.pipeline import Job, RunFolder
-from bitsmith.recipe import read_recipe
+from bitsmith.pipeline import Job
+from bitsmith.recipe import FILLED, METHODS, make_method, named, read_recipe
 
 
 @app.command()
@@ -97,9 +98,8 @@ def run(
         compile=compile_mode,
         precision=precision,
     )
-    folder = RunFolder.create(out_folder or Path("runs") / recipe.stem, values)
     tell = say(quiet or as_json)
-    with pipeline.locked(folder.path):
+    with pipeline.begun(out_folder or Path("runs") / recipe.stem, values) as folder:
         job = pipeline.prepare(folder, tell)
         with progress(quiet or as_json) as watch:
             pipeline.estimate_ahead(job, watch)
@@ -135,9 +135,7 @@ def search(
     ends: Ends = None,
     quantizer: Quantizer = None,
     target: TargetName = None,
-    method: Annotated[
-        str, typer.Option(help="composite, sensitivity, grid, uniform, random, or package.module:Name.")
-    ] = "composite",
+    method: MethodName = "composite",
     as_published: Annotated[bool, typer.Option(help="Composite or supernet as the papers have it.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the search.")] = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
@@ -159,7 +157,7 @@ def search(
             "space": space_section(weight_bits, activation_bits, ends, pin),
             "budgets": [budget],
             "method": method_section(method, as_published, epochs),
-            "baselines": [] if method in ("uniform", "random") else ["uniform", "uniform+fill"],
+            "baselines": [] if method in ("uniform", FILLED, "random") else ["uniform", FILLED],
             "start": "scratch" if as_published else "auto",
         },
         model=model,
@@ -188,9 +186,8 @@ def search(
         compile=compile_mode,
         precision=precision,
     )
-    folder = RunFolder.create(out_folder, recipe)
     tell = say(quiet or as_json)
-    with pipeline.locked(folder.path):
+    with pipeline.begun(out_folder, recipe) as folder:
         job = pipeline.prepare(folder, tell)
         with progress(quiet or as_json) as watch:
             pipeline.estimate_ahead(job, watch)
@@ -256,7 +253,7 @@ def quantize(
             "space": space_section(weight_bits, activation_bits, ends, pin),
             "budgets": [budget],
             "method": {"name": "sensitivity"},
-            "baselines": ["uniform+fill"],
+            "baselines": [FILLED],
             "start": "float",
         },
         model=model,
@@ -276,9 +273,8 @@ def quantize(
         device=device,
     )
     default = Path("runs") / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', model)}-post-training"
-    folder = RunFolder.create(out_folder or default, recipe)
     tell = say(quiet or as_json)
-    with pipeline.locked(folder.path):
+    with pipeline.begun(out_folder or default, recipe) as folder:
         job = pipeline.prepare(folder, tell)
         with progress(quiet or as_json) as watch:
             pipeline.estimate_ahead(job, watch)
@@ -301,22 +297,35 @@ def _prove(job: Job, quiet: bool, as_json: bool) -> None:
         raise RunError(f"a file does not compute what was trained; see {page}")
 
 
+# What --as-published means beyond the setting of that name.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # the paper's training: SGD, lr .1, a tenth after every 10 epochs (25 of them)
+    "composite": {"plan": {"epochs": 25, "batch_size": 256}, "architecture_lr": 0.01},
+    # as FBNet: SGD by a cosine; choices wait for 10 of 90 epochs
+    "supernet": {
+        "plan": {"epochs": 90, "batch_size": 256, "schedule": "cosine", "warmup": 0.0},
+        "weights_first": 0.111,
+    },
+}
+
+
 def method_section(name: str, as_published: bool, epochs: int | None) -> dict[str, Any]:
-    """The recipe's method from the options about it."""
-    settings: dict[str, Any] = {"name": name}
-    if name == "grid" and not as_published and epochs is not None:  # of each blueprint
-        return settings | {"plan": {"epochs": epochs}}
-    if name == "supernet" and as_published:  # as FBNet: SGD by a cosine; choices wait for 10 of 90 epochs
-        plan = {"epochs": epochs or 90, "batch_size": 256, "schedule": "cosine", "warmup": 0.0}
-        return settings | {"as_published": True, "plan": plan, "weights_first": 0.111}
-    if name not in ("composite", "supernet"):
-        if as_published or epochs is not None:
-            raise RecipeError(
-                "--as-published belongs to --method composite and supernet, --epochs to these and grid, not to "
-                f"{name!r}"
-            )
-        return settings
-    if as_published:  # the paper's training: SGD, lr .1, a tenth after every 10 epochs (25 of them)
-        plan = {"epochs": epochs or 25, "batch_size": 256}
-        return settings | {"as_published": True, "plan": plan, "architecture_lr": 0.01}
-    return settings | ({"plan": {"epochs": epochs}} if epochs is not None else {})
+    """The recipe's method from the options about it.
+
+    Raises:
+        RecipeError: an unknown method, or an option that it doesn't take.
+    """
+    settings = named(name)
+    if as_published and name not in PUBLISHED:
+        raise RecipeError(f"--as-published belongs to --method {' and '.join(PUBLISHED)}, not to {name!r}")
+    if epochs is not None and not hasattr(make_method(settings), "plan"):
+        training = [known for known in METHODS if hasattr(make_method({"name": known}), "plan")]
+        raise RecipeError(
+            f"--epochs belongs to methods that train while they search, --method {', '.join(training)}; {name!r} "
+            "doesn't, so leave it out (--train-epochs are those of the final training)"
+        )
+    if as_published:
+        settings |= {"as_published": True, **PUBLISHED[name]}
+    if epochs is not None:
+        settings["plan"] = settings.get("plan", {}) | {"epochs": epochs}
+    return settings

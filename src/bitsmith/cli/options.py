@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bitsmith.errors import RecipeError
+from bitsmith.recipe import FILLED, METHODS
 
 Folder = Annotated[Path, typer.Argument(help="Run folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
@@ -53,6 +54,10 @@ TargetName = Annotated[
 ]
 Quantizer = Annotated[
     str | None, typer.Option(help="lsq, lsq-pow2, pact, gaussian, hwgq, hwgq-optimal, or package.module:Name.")
+]
+
+MethodName = Annotated[
+    str, typer.Option("--method", help=f"{', '.join([*METHODS, FILLED])}, or package.module:Name of your own.")
 ]
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]

@@ -32,7 +32,7 @@ from bitsmith.cli.options import (
     parse_shape,
     space_section,
 )
-from bitsmith.cli.show import err, out
+from bitsmith.cli.show import counted, err, out
 from bitsmith.cost.latency import LatencyTable, read_latency_table
 from bitsmith.errors import RecipeError
 from bitsmith.files import read_yaml
@@ -106,7 +106,7 @@ def profile(
     elif not quiet:
         if rows:
             _print(rows)
-        count = f"{len(table.networks)} network{'s' if len(table.networks) != 1 else ''}"
+        count = counted(len(table.networks), "network")
         out.print(
             f"{escape(str(out_file))}: {len(table.entries)} times of {count}, {escape(str(table.setting))}",
             soft_wrap=True,

@@ -9,8 +9,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
 
 from bitsmith import pipeline
 from bitsmith.blueprint import format_cost
@@ -18,7 +27,7 @@ from bitsmith.cost import Target
 from bitsmith.pipeline import Job
 from bitsmith.pipeline.estimate import Estimate, estimate
 from bitsmith.pipeline.reach import Reach
-from bitsmith.report import Record, front_cost, on_front, read_record
+from bitsmith.report import Record, front_cost, limited_costs, on_front, read_record
 from bitsmith.space import Mobile, Space
 from bitsmith.train import Event
 
@@ -31,10 +40,15 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     pipeline.check_budgets(job)
     expected = estimate(job)
     say(
-        f"{job.recipe.name}: {expected.networks} networks; about {duration(expected.total)} of search and training "
-        f"if nothing is done yet (float {duration(expected.float_seconds)}, search "
+        f"{job.recipe.name}: {counted(expected.networks, 'network')}; about {duration(expected.total)} of search and "
+        f"training if nothing is done yet (float {duration(expected.float_seconds)}, search "
         f"{duration(expected.search_seconds)}, final training {duration(expected.train_seconds)})"
     )
+
+
+def counted(count: float, what: str) -> str:
+    """1 -> "1 network", 2 -> "2 networks"."""
+    return f"{count:,g} {what}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -47,21 +61,40 @@ def say(quiet: bool) -> Callable[[str], None]:
     return pipeline.quiet if quiet else lambda message: err.print(escape(message), soft_wrap=True)
 
 
+class _Short(ProgressColumn):
+    """Text in one line that gives way where a terminal is narrow, as no other column does."""
+
+    def __init__(self, text: Callable[[Task], str]) -> None:
+        super().__init__()
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text(task), no_wrap=True, overflow="ellipsis")
+
+
+def bar_columns() -> tuple[ProgressColumn, ...]:
+    """Name, bar, count, speed, time left, figures; bars have the fields `speed` and `figures`."""
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    return (
+        _Short(lambda task: task.description),
+        BarColumn(bar_width=8, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        TextColumn("{task.fields[speed]}", table_column=whole()),
+        TimeRemainingColumn(table_column=whole()),
+        _Short(lambda task: task.fields["figures"]),
+    )
+
+
 @contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
     """A bar per stage with images per second and the time left."""
     if quiet:
         yield lambda event: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=err) as bars:
+    with Progress(*bar_columns(), console=err) as bars:
         tasks: dict[str, Any] = {}
         images: dict[str, int] = {}
 
@@ -70,8 +103,7 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
                 bars.console.print(escape(f"{event.stage}: {event.note}"), soft_wrap=True)
                 return
             if event.stage not in tasks:
-                name = escape(event.stage)
-                tasks[event.stage] = bars.add_task(name, total=event.steps, speed="", figures="")
+                tasks[event.stage] = bars.add_task(event.stage, total=event.steps, speed="", figures="")
                 images[event.stage] = 0
             images[event.stage] += event.images
             bar = bars.tasks[tasks[event.stage]]
@@ -101,7 +133,7 @@ def print_report(page: Path, quiet: bool, as_json: bool) -> None:
         print(record.to_json())
     elif not quiet:
         out.print(results(record))
-        front = _front_line(record)
+        front = front_line(record)
         if front:
             out.print(front, soft_wrap=True)
         for note in record.notes:
@@ -109,20 +141,24 @@ def print_report(page: Path, quiet: bool, as_json: bool) -> None:
         out.print(f"{escape(record.verdict)}\nReport: {escape(str(page))}", soft_wrap=True)
 
 
-def _front_line(record: Record) -> str:
+def front_line(record: Record) -> str:
     """The front from cheap to dear, where it has several networks."""
     cost = front_cost(record.rows)
     marked = [row for row, on in zip(record.rows, on_front(record.rows, cost), strict=True) if on]
+    alike: dict[tuple[float, float], list[str]] = {}  # on a front, equal costs have equal tests
+    for row in marked:
+        alike.setdefault((row.costs[cost], row.test or 0), []).append(row.name)
     points = [
-        f"{format_cost(cost, row.costs[cost])} {100 * (row.test or 0):.2f} % ({escape(row.name)})"
-        for row in sorted(marked, key=lambda row: row.costs[cost])
+        f"{format_cost(cost, at)} {100 * test:.2f} % ({escape(' = '.join(dict.fromkeys(names)))})"
+        for (at, test), names in sorted(alike.items())
     ]
     return f"Front over {cost}: {' < '.join(points)}" if len(points) > 1 else ""
 
 
 def results(record: Record) -> Table:
-    """The rows of a report as a table that fits 80 columns; the front's networks are marked."""
+    """The rows of a report as a table that fits 80 columns, with every budgeted cost; the front's are marked."""
     cost = front_cost(record.rows)
+    costs = list(dict.fromkeys(("size", *limited_costs(record.rows), cost)))
     table = Table(title=escape(record.title), caption=f"* no other network is better in test and {cost} at once")
     table.add_column("", no_wrap=True)
     for name in ("network", "budget", "bits"):
@@ -130,8 +166,7 @@ def results(record: Record) -> Table:
     for name in (
         "epochs",
         "test %" if record.metric == "accuracy" else f"{record.metric} %",
-        "size",
-        *([cost] if cost != "size" else []),
+        *costs,
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for row, front in zip(record.rows, on_front(record.rows, cost), strict=True):
@@ -142,7 +177,7 @@ def results(record: Record) -> Table:
             row.bits,
             f"{row.epochs:g}" if row.trained else "not trained",
             "" if row.test is None else f"{100 * row.test:.2f}",
-            *(format_cost(name, row.costs[name]) for name in dict.fromkeys(("size", cost))),
+            *(format_cost(name, row.costs[name]) if name in row.costs else "" for name in costs),
         )
     return table
 
@@ -151,8 +186,8 @@ def print_check(job: Job, rows: list[Reach], expected: Estimate) -> None:
     _print_captured(job.notes, job.space, job.target)
     out.print(_reaches(rows))
     out.print(
-        f"About {duration(expected.total)} of search ({job.method.name}) and training for {expected.networks} networks "
-        "on this machine, as if nothing were compiled.",
+        f"About {duration(expected.total)} of search ({job.method.name}) and training for "
+        f"{counted(expected.networks, 'network')} on this machine, as if nothing were compiled.",
         soft_wrap=True,
     )
 

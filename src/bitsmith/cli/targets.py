@@ -127,7 +127,8 @@ def _facts(target: Target) -> str:
 
 def _bits(target: Target) -> str:
     floats = "; float layers" if target.float_layers else ""
-    return f"weights {_spell(target.weight_bits)}, activations {_spell(target.activation_bits)} bits{floats}"
+    filters = "; bits per filter" if target.per_filter else "; one for all filters of a layer"
+    return f"weights {_spell(target.weight_bits)}, activations {_spell(target.activation_bits)} bits{floats}{filters}"
 
 
 def _spell(bits: Sequence[int]) -> str:

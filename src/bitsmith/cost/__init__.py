@@ -1,6 +1,6 @@
 """Graph and bits in, numbers out: parameters, bytes, RAM, operations; exact, tabulated or expected."""
 
-from bitsmith.cost.additive import COSTS, Cost, exact, fits, fractional, price
+from bitsmith.cost.additive import COSTS, Cost, exact, find_cost, fits, fractional, price
 from bitsmith.cost.described import TargetDescription
 from bitsmith.cost.energy import ENERGY_MODELS, Cycles, PerMac
 from bitsmith.cost.memory import ArenaPlan, plan_arena
@@ -25,6 +25,7 @@ __all__ = [
     "check_budgets",
     "costs_at_streams",
     "exact",
+    "find_cost",
     "find_target",
     "fits",
     "fractional",

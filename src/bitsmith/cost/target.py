@@ -156,16 +156,30 @@ class Target:
                 "each channel (BatchNorm's gain is folded into it); there is no training for it yet"
             )
 
-    def check_filters(self) -> None:
-        """Refuse filters that differ in bits, where the target has one bit-width for a layer.
+    def check_filters(self, *, remove: bool) -> None:
+        """Refuse filters that differ in bits, where the target has one bit-width for a layer or no price for them.
+
+        Args:
+            remove: whether filters may be removed too, which makes layers of other shapes.
 
         Raises:
-            RecipeError: it has.
+            RecipeError: it has; with the way out.
         """
         if not self.per_filter:
             raise RecipeError(
                 f"target {self.name!r} has one weight bit-width for each layer, and this method gives filters bits of "
                 "their own; take target onnx, or a method that decides whole layers, such as composite"
+            )
+        whole = "or a method that decides whole layers, such as composite"
+        if self.zigzag is not None:
+            raise RecipeError(
+                f"target {self.name!r} is priced by ZigZag, which knows one bit-width for each layer, and this method "
+                f"gives filters bits of their own; take a target without zigzag, {whole}"
+            )
+        if self.latency is not None and remove:
+            raise RecipeError(
+                f"target {self.name!r} has a measured latency table, and layers without some of their filters are of "
+                f"shapes that nobody measured; take remove: false, a target without the table, {whole}"
             )
 
     def _check_bits(self, layer: str, what: str, wanted: Sequence[int], held: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from bitsmith.pipeline.ahead import estimate_ahead, price_ahead
 from bitsmith.pipeline.artefacts import describe, export, verify
 from bitsmith.pipeline.explain import explain_run
-from bitsmith.pipeline.folder import Entry, RunFolder
+from bitsmith.pipeline.folder import Entry, RunFolder, begun
 from bitsmith.pipeline.job import Job, Say, check_budgets, make_space, open_task, prepare, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.post import NOT_TRAINED, quantize, require_float
@@ -17,6 +17,7 @@ __all__ = [
     "Job",
     "RunFolder",
     "Say",
+    "begun",
     "change_lr",
     "check_budgets",
     "describe",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from bitsmith.cost.reading import first_problem
 from bitsmith.errors import BitsmithError, RecipeError
 from bitsmith.files import read_yaml
 from bitsmith.pipeline.contestants import (
@@ -229,8 +230,6 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
     own = {key: base.pop(key) for key in ("methods", "spaces", "seeds", "narrowed") if key in base}
     method, baselines = base.pop("method", None), base.pop("baselines", None)
     base.pop("fixed", None)
-    if "model" in base:
-        base["model"] = read_model(base["model"])
     seed = base.pop("seed", None)
     if "methods" in own and (method is not None or baselines is not None):
         raise RecipeError(f"{where}: give methods, or a recipe's method and baselines, not both")
@@ -240,12 +239,11 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
     if seed is not None and "seeds" not in own:
         own["seeds"] = [seed + k for k in SEEDS]
     try:
+        if "model" in base:
+            base["model"] = read_model(base["model"])
         return Comparison.model_validate({"base": base, **own})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{where}: {place}: {reason}" if place else f"{where}: {reason}") from error
+        raise RecipeError(f"{where}: {first_problem(error, Comparison)}") from error
     except BitsmithError as error:
         raise RecipeError(f"{where}: {error}") from error
 

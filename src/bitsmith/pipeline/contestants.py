@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bitsmith.recipe import make_method
+from bitsmith.errors import RecipeError
+from bitsmith.recipe import make_method, named
 from bitsmith.search import Method, drawn_name
 
 # In every comparison, asked for or not; sensitivity too where there are float weights to measure.
@@ -46,8 +47,7 @@ class Entrant(Part):
 def read_entrant(value: Any) -> Any:
     """From "uniform+fill", or {name: ..., label: ..., settings}."""
     if isinstance(value, str):
-        name, plus, _ = value.partition("+fill")
-        value = {"name": name, "fill": True} if plus else {"name": name}
+        value = named(value)
     if not isinstance(value, dict) or "settings" in value:
         return value
     settings = {key: setting for key, setting in value.items() if key != "label"}
@@ -110,7 +110,13 @@ def read_arena(value: Any) -> Any:
 
 
 def read_model(value: Any) -> Any:
-    """A model section, from its spec alone."""
+    """A model section, from its spec alone.
+
+    Raises:
+        RecipeError: neither of them.
+    """
+    if not isinstance(value, str | dict):
+        raise RecipeError(f"model: write a name, or {{spec: ...}}; got {value!r}")
     return {"spec": value} if isinstance(value, str) else value
 
 

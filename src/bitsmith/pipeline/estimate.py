@@ -15,9 +15,11 @@ from bitsmith.pipeline.job import Job
 from bitsmith.quantize import build, float_blueprint
 from bitsmith.search import (
     Composite,
+    Filters,
     GridSearch,
     Sensitivity,
     SharedNetwork,
+    SoftFilters,
     Supernet,
     build_mixed,
     least,
@@ -70,6 +72,10 @@ def estimate(job: Job) -> Estimate:
         search_seconds = (
             lines * step * (method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size) + measured / 3)
         )
+    elif isinstance(method, Filters):
+        step = _step(job, SoftFilters(job.space, remove=method.remove), method.plan.batch_size)
+        steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size)
+        search_seconds = lines * step * (steps + method.norm_batches / 3)
     elif isinstance(method, Sensitivity):  # measured once for all budgets
         options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)
         step = _step(job, build_mixed(job.space), method.batch_size)

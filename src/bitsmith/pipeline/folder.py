@@ -26,7 +26,9 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +38,8 @@ from bitsmith.errors import BitsmithError, RunError
 from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
 from bitsmith.train import History, read_json, write_json, write_text
+
+_CAPTURED = ("graph.json", "captured.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +93,14 @@ class RunFolder:
         """
         run, recipe = cls(path=path), absolute(recipe)
         try:
-            learned = any(file.name != ".lock" for file in path.glob("*/*"))
+            learned = run.learned
             if run.recipe_file.exists() and run._is_of_another(recipe, learned=learned):
                 if learned:
                     raise RunError(
                         f"{path} holds a run of another recipe; choose another --out, or delete that folder first"
                     )
                 with locked(path):
-                    for name in ("graph.json", "captured.safetensors"):
+                    for name in _CAPTURED:
                         (path / name).unlink(missing_ok=True)
             write_text(run.recipe_file, dump_recipe(recipe))
         except OSError as error:
@@ -111,6 +115,11 @@ class RunFolder:
             if learned:
                 raise
             return True
+
+    @property
+    def learned(self) -> bool:
+        """Whether any stage has begun to write what it found."""
+        return any(file.name != ".lock" for file in self.path.glob("*/*"))
 
     @property
     def recipe_file(self) -> Path:
@@ -194,6 +203,30 @@ class RunFolder:
                 file.write(json.dumps(values).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+
+@contextmanager
+def begun(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
+    """A run folder, made or gone on with, and held inside.
+
+    Where the run is refused before anything is learned (a budget out of reach, data that can't be read), what was made
+    of the folder here is taken away again.
+
+    Raises:
+        RunError: as of `RunFolder.create` and `locked`.
+    """
+    new, known = not path.exists(), (path / "recipe.yaml").exists()
+    run = RunFolder.create(path, recipe)
+    with locked(path):
+        try:
+            yield run
+        except BitsmithError:
+            if new and not run.learned:
+                shutil.rmtree(path)
+            elif not known and not run.learned:
+                for name in (*_CAPTURED, run.recipe_file.name):
+                    (path / name).unlink(missing_ok=True)
+            raise
 
 
 def _compared(recipe: Recipe) -> str:

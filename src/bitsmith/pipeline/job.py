@@ -17,7 +17,7 @@ from bitsmith.blueprint import FLOAT, NetworkGraph
 from bitsmith.capture import capture
 from bitsmith.cost import COSTS, Target, find_target
 from bitsmith.data import DataSet, choose_augment, open_data
-from bitsmith.errors import CaptureError, DataError, RunError
+from bitsmith.errors import BitsmithError, BudgetError, CaptureError, DataError, RecipeError, RunError
 from bitsmith.models import load_model
 from bitsmith.pipeline import verbs
 from bitsmith.pipeline.folder import RunFolder
@@ -25,7 +25,7 @@ from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
 from bitsmith.search import Composite, Method
 from bitsmith.seeding import derive
-from bitsmith.space import Mobile, Precision, narrowed, precision
+from bitsmith.space import Mobile, Precision, blame, narrowed, precision
 from bitsmith.train import (
     Task,
     load_into,
@@ -225,14 +225,37 @@ def check_budgets(job: Job) -> None:
     """Refuse bits that the target can't hold and what the method can't do, before anything is trained.
 
     Raises:
-        RecipeError: naming the layer and the bits, or the method's reason.
+        RecipeError: naming the layer and the bits, or the method's reason; and the pins, where it is them.
         BudgetError: naming what is reachable and what binds.
     """
+    pins = job.recipe.space.pins
+    try:
+        _check(job, job.space)
+    except (RecipeError, BudgetError) as error:
+        # ZigZag would take minutes to price the bits that the pins keep out.
+        blamed = blame(pins, lambda kept: _fine(job, kept)) if pins and job.target.zigzag is None else ""
+        if not blamed:
+            raise
+        raise type(error)(f"{blamed}: {error}") from error
+
+
+def _check(job: Job, space: Any) -> None:
     recipe = job.recipe
-    verbs.check_target(job.space, job.target, job.method)
+    verbs.check_target(space, job.target, job.method)
     trained = recipe.start != "scratch" and (recipe.float_plan is not None or recipe.model.trained)
     for budgets in recipe.budget_sets():
-        job.method.check(job.space, budgets, trained=trained)
+        job.method.check(space, budgets, trained=trained)
+
+
+def _fine(job: Job, pins: dict[str, Any]) -> bool:
+    """Whether the run could be done with these pins in place of its own."""
+    section = job.recipe.space.model_copy(update={"pins": pins})
+    recipe = job.recipe.model_copy(update={"space": section})
+    try:
+        _check(job, make_space(recipe, job.graph, job.task.data, job.method, job.target))
+    except BitsmithError:
+        return False
+    return True
 
 
 def float_state(job: Job) -> dict[str, Tensor] | None:

@@ -13,8 +13,8 @@ from bitsmith.blueprint import Budget
 from bitsmith.cost import Target
 from bitsmith.errors import BitsmithError
 from bitsmith.pipeline.verbs import check_target
-from bitsmith.search import reachable, some_inside
-from bitsmith.space import Mobile, Space
+from bitsmith.search import Filters, Method, reachable, some_inside
+from bitsmith.space import Mobile, Precision, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,11 @@ class Reach:
         return "binds" if self.most > self.budget.limit else "always met"
 
 
-def reach(space: Space, budgets: Sequence[Budget]) -> list[Reach]:
+def reach(space: Space, budgets: Sequence[Budget], method: Method | None = None) -> list[Reach]:
     """How far the costs of a space go: those with budgets first, once per budget, then the others.
+
+    Args:
+        method: that removes filters goes further down than the space of bits alone.
 
     Raises:
         BudgetError: a budget on a cost that can't be led inside one in this space.
@@ -52,7 +55,11 @@ def reach(space: Space, budgets: Sequence[Budget]) -> list[Reach]:
     limited: list[tuple[str, Budget | None]] = [(budget.cost, budget) for budget in dict.fromkeys(budgets)]
     others = ("size",) if isinstance(space, Mobile) else tuple(space.costs)
     free = [(cost, None) for cost in others if cost not in {name for name, _ in limited}]
-    found = reachable(space, list(dict.fromkeys(cost for cost, _ in limited + free)))
+    names = list(dict.fromkeys(cost for cost, _ in limited + free))
+    found = reachable(space, names)
+    if isinstance(method, Filters) and isinstance(space, Precision):  # it refuses any other
+        least = reachable(method.narrowest(space), names)
+        found = {cost: (least[cost][0], most) for cost, (_, most) in found.items()}
     return [
         Reach(cost=cost, least=found[cost][0], most=found[cost][1], decided=len(set(found[cost])) > 1, budget=budget)
         for cost, budget in limited + free

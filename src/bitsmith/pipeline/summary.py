@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.blueprint import FLOAT, Blueprint, Budget
 from bitsmith.cost import costs_at_streams, exact, price
 from bitsmith.errors import RunError
 from bitsmith.pipeline.artefacts import describe_difference
@@ -59,7 +59,7 @@ def summarize(job: Job) -> Record:
     costs = price(entries[0][1].graph, entries[0][1].bits)
     lines = list(dict.fromkeys(", ".join(map(str, line)) for line in recipe.budget_sets()))
     count = len(data.test) if recipe.verify_images is None else min(len(data.test), recipe.verify_images)
-    verdicts = [verdict(rows, line, test_images=count) for line in lines]
+    verdicts = [verdict(rows, line, test_images=count, tried=bool(recipe.baselines)) for line in lines]
     return Record(
         title=recipe.name if any(row.trained for row in rows[-len(entries) :]) else f"{recipe.name}, {NOT_TRAINED}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,7 +80,7 @@ def summarize(job: Job) -> Record:
         },
         rows=rows,
         chosen=[entry.slug for entry, _ in entries if entry.kind == "found"],
-        layers={entry.slug: _layers(blueprint) for entry, blueprint in entries},
+        layers={entry.slug: layer_rows(blueprint, removed_filters(entry.details)) for entry, blueprint in entries},
         sensitivities={
             entry.slug: _sensitivities(job, entry.details) for entry, _ in entries if "noise" in entry.details
         },
@@ -115,7 +115,7 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
         name=entry.name,
         kind=entry.kind,
         budget=entry.budget,
-        bits=summarize_bits(blueprint),
+        bits=summarize_bits(blueprint) + left(entry.details),
         costs=price(blueprint.graph, blueprint.bits, job.space.costs),
         epochs=(len(curve) if trained else 0) + entry.search_epochs,
         seconds=history.seconds + entry.search_seconds,
@@ -158,7 +158,19 @@ def _float_row(job: Job) -> Row:
     )
 
 
-def _layers(blueprint: Blueprint) -> list[LayerRow]:
+def removed_filters(details: Mapping[str, Any]) -> dict[str, int]:
+    """Layer -> how many of its filters a search removed; layers that lost none are left out."""
+    return {layer: bits["0"] for layer, bits in details.get("filters", {}).items() if bits.get("0")}
+
+
+def left(details: Mapping[str, Any]) -> str:
+    """ ", 57 of 71 filters" of a network whose search removed some, "" of others."""
+    counted = [count for bits in details.get("filters", {}).values() for count in bits.values()]
+    removed = sum(removed_filters(details).values())
+    return f", {sum(counted) - removed} of {sum(counted)} filters" if removed else ""
+
+
+def layer_rows(blueprint: Blueprint, removed: Mapping[str, int]) -> list[LayerRow]:
     graph, plan = blueprint.graph, blueprint.grids
     costs = costs_at_streams(blueprint.stream_bits)
     totals = {cost: exact(cost, graph, blueprint.bits, costs) for cost in ("weights", "size", "bitops")}
@@ -174,11 +186,23 @@ def _layers(blueprint: Blueprint) -> list[LayerRow]:
                 weight_bits=mean(bits.filters(layer)),
                 activation_bits=mean(bits.maps(layer)),
                 shares={c: float(costs[c].entry(graph, plan, layer, bits) / total) for c, total in totals.items()},
-                filters="" if isinstance(bits.weight, int) else _counted(bits.weight),
+                filters=spell_filters(bits.filters(layer), removed.get(layer.name, 0)),
                 maps="" if isinstance(bits.activation, int) else _counted(bits.activation),
             )
         )
     return rows
+
+
+def spell_filters(widths: tuple[int, ...], removed: int) -> str:
+    """ "16 filters: 12 removed, 4 at 2 bits"; "" where none was removed and all have the same bits."""
+    if not removed and len(set(widths)) == 1:
+        return ""
+    gone = [f"{removed} removed"] if removed else []
+    kept = [
+        f"{count} {'float' if bits == FLOAT else f'at {bits} bit' + 's' * (bits > 1)}"
+        for bits, count in sorted(Counter(widths).items())
+    ]
+    return f"{len(widths) + removed} filters: {', '.join(gone + kept)}"
 
 
 def _counted(widths: tuple[int, ...]) -> str:

@@ -174,7 +174,7 @@ def check_target(space: Space, target: Target, method: Method | None = None) -> 
             per filter.
     """
     if isinstance(method, Filters):
-        target.check_filters()
+        target.check_filters(remove=method.remove)
     if not _claims_none(space):
         steps = find_quantizers(space.quantizer)
         for graph in space.graphs:

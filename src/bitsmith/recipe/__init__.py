@@ -1,11 +1,12 @@
 """What a run is: pydantic models <-> YAML."""
 
-from bitsmith.recipe.methods import METHODS, make_method
+from bitsmith.recipe.methods import FILLED, METHODS, make_method, named
 from bitsmith.recipe.reading import dump_recipe, parse_recipe, read_recipe
 from bitsmith.recipe.recipe import Recipe, absolute
 from bitsmith.recipe.sections import DataSection, ModelSection, SpaceSection, TaskSection, suited_space
 
 __all__ = [
+    "FILLED",
     "METHODS",
     "DataSection",
     "ModelSection",
@@ -15,6 +16,7 @@ __all__ = [
     "absolute",
     "dump_recipe",
     "make_method",
+    "named",
     "parse_recipe",
     "read_recipe",
     "suited_space",

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError, create_model
 
 from bitsmith.cost.reading import first_problem
-from bitsmith.errors import RecipeError
+from bitsmith.errors import RecipeError, suggestion
 from bitsmith.models.importing import FAILURES, import_users
 from bitsmith.search import Composite, Filters, GridSearch, Method, Random, Sensitivity, Supernet, Uniform
 
@@ -21,6 +21,17 @@ METHODS: dict[str, type] = {
     "supernet": Supernet,
     "uniform": Uniform,
 }
+FILLED = "uniform+fill"  # a method's name in tables, though not a class of its own
+
+
+def named(name: str) -> dict[str, Any]:
+    """The settings that a method's name in tables stands for.
+
+    Example:
+        >>> named("uniform+fill"), named("random")
+        ({'name': 'uniform', 'fill': True}, {'name': 'random'})
+    """
+    return {"name": "uniform", "fill": True} if name == FILLED else {"name": name}
 
 
 def make_method(settings: dict[str, Any]) -> Method:
@@ -36,18 +47,23 @@ def make_method(settings: dict[str, Any]) -> Method:
         kind = import_named("method", name)
     if kind is None:
         known = ", ".join(METHODS)
-        raise RecipeError(f"unknown method {name!r}; known are {known}, or give package.module:Name of your own")
+        raise RecipeError(
+            f"unknown method {name!r}{suggestion(name, METHODS)}; known are {known}, or give package.module:Name of "
+            "your own"
+        )
     if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         raise RecipeError(f"the method {name!r} must be a dataclass of its settings; see bitsmith.search.Composite")
     for field in dataclasses.fields(kind):  # settings of a plan that are not given keep the method's own defaults
         if field.name == "plan" and isinstance(values.get("plan"), dict) and callable(field.default_factory):
             values["plan"] = dataclasses.asdict(field.default_factory()) | values["plan"]
+    # A model around the dataclass lends it the rule that unknown settings are errors.
+    wrapper = create_model("Settings", __config__=ConfigDict(extra="forbid"), method=(kind, ...))
     try:
-        # A model around the dataclass lends it the rule that unknown settings are errors.
-        wrapper = create_model("Settings", __config__=ConfigDict(extra="forbid"), method=(kind, ...))
         method = getattr(wrapper.model_validate({"method": values}), "method")  # noqa: B009 - made at run time
     except ValidationError as error:
-        raise RecipeError(f"method {name!r}: {first_problem(error).removeprefix('method.')}") from error
+        raise RecipeError(
+            f"method {name!r}: {first_problem(error, wrapper).removeprefix('method').lstrip(':. ')}"
+        ) from error
     if not isinstance(method, Method):
         raise RecipeError(
             f"{name!r} is not a search method: it needs name, epochs, check(space, budgets, trained) and "

@@ -51,7 +51,9 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {first_problem(error).removeprefix('method.')}") from error
+        problem = first_problem(error, Recipe)
+        # What speaks of the method says so itself.
+        raise RecipeError(f"{where}: {problem.removeprefix('method: ' if ': method ' in problem else '')}") from error
     except BitsmithError as error:
         raise RecipeError(f"{where}: {error}") from error
 

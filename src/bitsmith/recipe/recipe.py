@@ -88,7 +88,7 @@ class Recipe(Section):
             try:
                 target = TargetDescription.model_validate(target)
             except ValidationError as error:
-                raise ValueError(f"target.{first_problem(error)}") from error
+                raise ValueError(first_problem(error, TargetDescription, at="target")) from error
         if not isinstance(target, str | TargetDescription):
             return values  # refused by its type
         target = read_description(Path(target)) if isinstance(target, str) and is_file(target) else target

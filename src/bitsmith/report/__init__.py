@@ -2,7 +2,7 @@
 
 from bitsmith.report.advice import advise
 from bitsmith.report.explained import Effect, Explained, LayerStep, read_explained, write_explained
-from bitsmith.report.front import front_cost, on_front
+from bitsmith.report.front import front_cost, limited_costs, on_front
 from bitsmith.report.latency import Latency, median_error
 from bitsmith.report.page import write_report
 from bitsmith.report.parts import Curve, LayerRow, Requested, Row, Sensitivities, Sensitivity, Verification
@@ -25,6 +25,7 @@ __all__ = [
     "Verification",
     "advise",
     "front_cost",
+    "limited_costs",
     "median_error",
     "on_front",
     "read_explained",

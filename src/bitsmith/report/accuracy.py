@@ -23,6 +23,7 @@ from bitsmith.report.plot import (
     finish,
     shorten,
     span,
+    span_percent,
     spoken_metric,
 )
 from bitsmith.report.record import Record
@@ -99,7 +100,7 @@ def _accuracy(record: Record, cost: str, limits: Sequence[float]) -> Figure | No
         x_axis["ticksuffix"] = unit_of(cost)
     if logarithmic:
         x_axis |= _log_axis(cost, ends)
-    y_axis = {"title": {"text": escape(f"{metric}, test, %")}, "range": span(heights, 0.1)}
+    y_axis = {"title": {"text": escape(f"{metric}, test, %")}, "range": span_percent(heights)}
     bars_text = f" Bars: 95 % sampling error of {record.test_images:,} test images." if any(bars.values()) else ""
     return Figure(
         title=f"{metric[:1].upper()}{metric[1:]} against {price}",
@@ -134,6 +135,7 @@ def _add_front(figure: go.Figure, front: Sequence[Row], cost: str, end: float) -
         name="front",
         mode="lines+markers",
         line={"shape": "hv", "dash": "dot", "width": 1, "color": GRAY},
+        cliponaxis=False,
         marker={"symbol": "circle-open", "size": [20] * len(steps) + [0], "line": {"width": 1.5}, "color": GRAY},
         hoverinfo="skip",
     )

@@ -19,6 +19,7 @@ from bitsmith.report.plot import (
     escape,
     finish,
     span,
+    span_percent,
     spoken_metric,
 )
 
@@ -102,7 +103,10 @@ def _figure(compared: Compared, cost: str, limits: Sequence[float]) -> Figure:
         keys=tuple(keys),
         plot=finish(
             figure,
-            {"xaxis": x_axis, "yaxis": {"title": {"text": escape(f"{metric}, test, %")}, "range": span(heights, 0.1)}},
+            {
+                "xaxis": x_axis,
+                "yaxis": {"title": {"text": escape(f"{metric}, test, %")}, "range": span_percent(heights)},
+            },
             height=420,
         ),
         height=420,

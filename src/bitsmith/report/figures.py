@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from bitsmith.blueprint import FLOAT, UNITS, spoken_cost
 from bitsmith.report.parts import Curve, LayerRow, Sensitivities
-from bitsmith.report.plot import COLORS, DASHES, GRAY, LIMIT, Figure, Key, escape, finish, shorten
+from bitsmith.report.plot import COLORS, DASHES, GRAY, LIMIT, Figure, Key, escape, finish, shorten_all
 
 _FLOAT_BAR = 9  # a float layer is drawn one step above 8 bit: 32 would flatten all others
 
@@ -49,7 +49,7 @@ def layer_figure(layers: Sequence[LayerRow], name: str) -> Figure | None:
             hovertemplate=f"%{{customdata}}<br>%{{y:.1f}} % of {spoken_cost(cost)}<extra></extra>",
             row=2, col=1,
         )  # fmt: skip
-    ticks = [escape(shorten(layer.name)) for layer in layers]
+    ticks = [escape(name) for name in shorten_all([layer.name for layer in layers])]
     x_axis = {"tickmode": "array", "tickvals": x, "ticktext": ticks, "tickangle": -90, "showgrid": False}
     top = _FLOAT_BAR if any(FLOAT in values for values in bits.values()) else 8
     y_axis = {"title": {"text": "bits"}, "range": [0, top + 0.9], "tickvals": [0, 2, 4, 6, 8]}
@@ -108,7 +108,7 @@ def sensitivity_figure(measured: Sensitivities) -> Figure | None:
         )
     x_axis = {
         "tickmode": "array", "tickvals": list(range(len(layers))), "tickangle": -90,
-        "ticktext": [escape(shorten(layer)) for layer in layers],
+        "ticktext": [escape(name) for name in shorten_all(layers)],
     }  # fmt: skip
     return Figure(
         title="Measured sensitivities",
@@ -143,7 +143,7 @@ def curve_figure(curve: Curve) -> Figure:
     axes: dict[str, dict[str, Any]] = {"xaxis": {"title": {"text": escape(curve.x_label)}}}
     height = 280 if curve.ticks is None else 380
     if curve.ticks is not None:
-        ticks = [escape(shorten(text)) for text in curve.ticks]
+        ticks = [escape(name) for name in shorten_all(curve.ticks)]
         axes["xaxis"] |= {"tickmode": "array", "tickvals": curve.x, "ticktext": ticks, "tickangle": -90}
     if curve.logarithmic:
         axes["yaxis"] = {"type": "log", "exponentformat": "power"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitsmith.blueprint import Budget
+from bitsmith.blueprint import UNITS, Budget
 from bitsmith.report.parts import Row
 
 
@@ -28,8 +28,16 @@ def on_front(rows: Sequence[Row], cost: str) -> list[bool]:
     ]
 
 
+def limited_costs(rows: Sequence[Row]) -> list[str]:
+    """The budgeted costs, in the order of `bitsmith.blueprint.UNITS`; each has a figure with a front of its own."""
+    budgeted = {Budget.parse(text).cost for row in rows for text in row.meets}
+    return [cost for cost in UNITS if cost in budgeted]
+
+
 def front_cost(rows: Sequence[Row]) -> str:
-    """The cost to draw a front over: the first budgeted one that differs between networks, else size."""
-    costs = [Budget.parse(text).cost for row in rows for text in row.meets]
-    tested = [row for row in rows if row.kind != "float"]
-    return next((cost for cost in costs if len({row.costs[cost] for row in tested}) > 1), "size")
+    """The cost of the front that tables mark: of the budgeted ones the first that differs between networks, or the
+    first of all, so that a figure shows the same front; size where there is no budget.
+    """
+    made, costs = [row for row in rows if row.kind != "float"], limited_costs(rows)
+    differing = [cost for cost in costs if len({row.costs[cost] for row in made}) > 1]
+    return next(iter([*differing, *costs]), "size")

@@ -17,10 +17,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bitsmith.blueprint import FLOAT, UNITS, Budget, format_cost, spoken_cost
+from bitsmith.blueprint import FLOAT, UNITS, format_cost, spoken_cost
 from bitsmith.report.accuracy import accuracy_figures, is_inside
 from bitsmith.report.figures import curve_figure, layer_figure, sensitivity_figure
-from bitsmith.report.front import front_cost, on_front
+from bitsmith.report.front import front_cost, limited_costs, on_front
 from bitsmith.report.latency import median_error
 from bitsmith.report.parts import Verification
 from bitsmith.report.plot import Figure, spoken_metric
@@ -72,8 +72,6 @@ def write_pages(texts: Mapping[str, str], folder: Path) -> None:
 
 def render(record: Record) -> str:
     """The whole page as HTML."""
-    budgets = list(dict.fromkeys(text for row in record.rows for text in row.meets))
-    limited = [cost for cost in UNITS if any(Budget.parse(text).cost == cost for text in budgets)]
     titles = {row.folder: row.title for row in record.rows}
     costs = _costs([row.costs for row in record.rows])
     fronted = front_cost(record.rows) if costs else ""
@@ -91,7 +89,7 @@ def render(record: Record) -> str:
         ],
         curves=[curve_figure(curve) for curve in record.curves],
         titles=titles,
-        limited=limited,
+        limited=limited_costs(record.rows),
         costs=costs,
         shares=_costs([layer.shares for layers in record.layers.values() for layer in layers]),
         front_cost=spoken_cost(fronted),

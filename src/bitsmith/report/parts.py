@@ -91,7 +91,8 @@ class LayerRow:
 
     Args:
         weight_bits, activation_bits: 32 = float; means over weights and over maps where these differ.
-        filters, maps: how many have how many bits ("2: 12, 8: 4"); "" where all are alike.
+        filters: "16 filters: 12 removed, 4 at 2 bits"; "" where none was removed and all are alike.
+        maps: how many have how many bits ("2: 12, 8: 4"); "" where all are alike.
         shares: cost -> this layer's part of it, 0..1.
     """
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from statistics import mean
 from typing import Any, Literal
 
@@ -90,17 +91,28 @@ def escape(value: str) -> str:
     return html.escape(value, quote=False)
 
 
-def shorten(name: str) -> str:
+def shorten(name: str, longest: int = _LONGEST_NAME) -> str:
     """Cut in the middle, where names of layers and networks differ least.
 
     Example:
         >>> shorten("features.denseblock3.denselayer17.conv2")
         'features.d…er17.conv2'
     """
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= longest:
         return name
-    half = (_LONGEST_NAME - 1) // 2
+    half = (longest - 1) // 2
     return f"{name[:half]}…{name[-half:]}"
+
+
+def shorten_all(names: Sequence[str]) -> list[str]:
+    """Names cut as far as they stay different.
+
+    Example:
+        >>> shorten_all(["stage1.block1.depthwise", "stage1.block2.depthwise"])
+        ['stage1.block1.depthwise', 'stage1.block2.depthwise']
+    """
+    cuts = ([shorten(name, longest) for name in names] for longest in count(_LONGEST_NAME))
+    return next(texts for texts in cuts if len(set(texts)) == len(set(names)))
 
 
 def span(values: Sequence[float], pad: float) -> list[float]:
@@ -108,6 +120,17 @@ def span(values: Sequence[float], pad: float) -> list[float]:
     low, high = min(values), max(values)
     room = pad * (high - low or max(abs(high), 1.0))
     return [low - room, high + room]
+
+
+def span_percent(values: Sequence[float]) -> list[float]:
+    """The range of an axis of shares in percent: as `span`, but without ticks below 0 and above 100.
+
+    Example:
+        >>> span_percent([100.0])
+        [90.0, 100.5]
+    """
+    low, high = span([min(max(value, 0.0), 100.0) for value in values], 0.1)
+    return [max(low, -0.5), min(high, 100.5)]
 
 
 def spoken_metric(metric: str) -> str:

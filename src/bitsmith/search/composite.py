@@ -26,22 +26,19 @@ from bitsmith.cost import ExpectedCost, exact, tabulate
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network
 from bitsmith.search.allocate import allocate
-from bitsmith.search.falling import FallingBudgets
 from bitsmith.search.feasible import some_inside
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
-from bitsmith.search.problem import Found, Problem, require_bits, starting_point
-from bitsmith.search.searching import at, open_loop
+from bitsmith.search.problem import Found, Problem, require_bits
+from bitsmith.search.searching import JointLearner, at, check_settings, choices_of_bits, let_fall, open_loop
 from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, Space
 from bitsmith.train import (
-    Learner,
     Loop,
     TrainPlan,
     autocast,
     calibrate,
     compiled,
-    load_into,
     make_optimizer,
     make_schedule,
     on_threads,
@@ -81,9 +78,12 @@ class Composite:
     cd: float = 0.00335
 
     def __post_init__(self) -> None:
-        if self.plan.distill or self.plan.ema:
-            raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
-        if not self.as_published and self.weights_first >= self.plan.epochs:
+        check_settings(self)
+        if self.loss_batches < 1 or not self.cd >= 0:
+            raise RecipeError(
+                f"loss_batches must be at least 1 and cd not negative, got {self.loss_batches}, {self.cd}"
+            )
+        if not self.as_published and not 0 <= self.weights_first < self.plan.epochs:
             raise RecipeError(
                 f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
                 "so no bits would be learned; give it more epochs or a smaller weights_first"
@@ -118,7 +118,7 @@ class Composite:
         """
         space = problem.space
         self.check(space, problem.budgets, trained=problem.float_state is not None)
-        loop = open_loop(self, problem, depends_on=self._space(problem))
+        loop = open_loop(self, problem, depends_on=choices_of_bits(problem))
         with on_threads(loop.mode.threads):
             searching = _Searching(self, problem, loop)
             history = loop.run(searching)
@@ -133,11 +133,6 @@ class Composite:
             details=details,
             state=inherit(space, searching.network, best),
         )
-
-    def _space(self, problem: Problem) -> dict[str, Any]:
-        """What of the space a checkpoint must agree in to be gone on from."""
-        options = {name: [list(o.weight), list(o.activation)] for name, o in problem.space.options.items()}
-        return {"options": options} | starting_point(problem)
 
     def _decide(self, network: Network, problem: Problem) -> tuple[Blueprint, dict[str, Any]]:
         """The blueprint that a searched network stands for, and what it was decided by."""
@@ -202,11 +197,11 @@ def published_penalty(space: Precision, weight: Mapping[str, Tensor], activation
 
 
 @final
-class _Searching(Learner):
+class _Searching(JointLearner):
     """The state of one running search."""
 
     def __init__(self, method: Composite, problem: Problem, loop: Loop) -> None:
-        self.method, self.problem, self.loop = method, problem, loop
+        self.method, self.problem = method, problem
         torch.manual_seed(derive(problem.seed, "composite"))
         self.network = build_mixed(problem.space)
         if problem.float_state is not None:
@@ -216,45 +211,43 @@ class _Searching(Learner):
         logits = [mixture.logits for mixture in self.mixtures]
         plan = method.plan
         every = [d.mixture.logits for d in decisions(self.network)]
+        architecture_schedule: LRScheduler | None = None
         if method.as_published:
             chosen = {id(p) for p in every}
             weights = [p for p in self.network.parameters() if id(p) not in chosen]
             sgd = partial(torch.optim.SGD, momentum=plan.momentum, weight_decay=plan.weight_decay)
-            self.optimizer: torch.optim.Optimizer = sgd(weights, lr=plan.lr)
-            self.architecture: torch.optim.Optimizer = sgd(logits, lr=method.architecture_lr)
+            optimizer: torch.optim.Optimizer = sgd(weights, lr=plan.lr)
+            architecture: torch.optim.Optimizer = sgd(logits, lr=method.architecture_lr)
             # A tenth after every 10 epochs, for both.
             length = 10 * loop.steps_per_epoch
-            self.schedule: LRScheduler = StepLR(self.optimizer, step_size=length, gamma=0.1)
-            self.architecture_schedule: LRScheduler | None = StepLR(self.architecture, step_size=length, gamma=0.1)
+            schedule: LRScheduler = StepLR(optimizer, step_size=length, gamma=0.1)
+            architecture_schedule = StepLR(architecture, step_size=length, gamma=0.1)
         else:
-            self.optimizer = make_optimizer(self.network, plan, leave_out=every)
-            self.architecture_schedule = None
-            self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
-            self.architecture = torch.optim.Adam(logits, lr=method.architecture_lr, betas=(0.5, 0.999))
+            optimizer = make_optimizer(self.network, plan, leave_out=every)
+            schedule = make_schedule(optimizer, plan, steps=max(2, loop.steps))
+            architecture = torch.optim.Adam(logits, lr=method.architecture_lr, betas=(0.5, 0.999))
         graph, options, costs = problem.space.template.graph, problem.space.options, problem.space.costs
         # A cost that no bits change can't be searched for; `allocate` has checked it.
         decided = [b for b in problem.budgets if tabulate(b.cost, graph, options, costs).decided]
-        self.budgets: Sequence[Budget] = [] if method.as_published else decided
-        self.costs = [ExpectedCost(b.cost, graph, options, costs) for b in self.budgets]
+        budgets: Sequence[Budget] = [] if method.as_published else decided
+        self.costs = [ExpectedCost(b.cost, graph, options, costs) for b in budgets]
         with torch.no_grad():
             first = [float(cost(*probabilities(self.network))) for cost in self.costs]
-        lead = method.weights_first * loop.steps_per_epoch
-        self.falling = FallingBudgets(
-            self.budgets,
-            first,
+        lead = 0 if method.as_published else method.weights_first * loop.steps_per_epoch
+        super().__init__(
+            loop,
+            self.network,
+            optimizer=optimizer,
+            architecture=architecture,
+            schedule=schedule,
+            architecture_schedule=architecture_schedule,
+            falling=let_fall(method, budgets, first, lead=lead, steps=loop.steps),
             lead=lead,
-            span=method.falling * (loop.steps - lead),
-            multiplier_step=method.multiplier_step,
-            square=method.square,
         )
         if loop.saved is None:
             seed = derive(problem.seed, "calibrate")
             calibrate(self.network, problem.task.data.train, batch_size=plan.batch_size, seed=seed)
         self.forward = compiled(self.network, loop.mode.compile)
-
-    @property
-    def lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
 
     def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
         if not self.method.as_published:
@@ -265,18 +258,11 @@ class _Searching(Learner):
             logits = forward(x)
         return self.problem.task.compute_loss(logits.float(), y)
 
-    def update(self, loss: Tensor, step: int) -> None:
-        learning = self.method.as_published or step >= self.method.weights_first * self.loop.steps_per_epoch
-        self.optimizer.zero_grad(set_to_none=True)
-        self.architecture.zero_grad(set_to_none=True)
-        (loss + self._penalty(step) if learning else loss).backward()
-        self.optimizer.step()
-        if learning:
-            self.architecture.step()
-        if step + 1 < self.loop.steps:
-            self.schedule.step()
-            if self.architecture_schedule is not None:
-                self.architecture_schedule.step()
+    def penalty(self, step: int) -> Tensor:
+        weight, activation = probabilities(self.network)
+        if self.method.as_published:
+            return self.method.cd * published_penalty(self.problem.space, weight, activation)
+        return self.falling.penalty([cost(weight, activation) for cost in self.costs], step, self.loop.device)
 
     @torch.no_grad()
     def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
@@ -284,32 +270,7 @@ class _Searching(Learner):
         expected = [float(cost(weight, activation)) for cost in self.costs]
         return {"step": float(step), "loss": loss} | self.falling.figures(expected, step)
 
-    def state(self) -> dict[str, Any]:
-        schedule = self.architecture_schedule
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "architecture": self.architecture.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "architecture_schedule": None if schedule is None else schedule.state_dict(),
-        } | self.falling.state()
-
-    def restore(self, state: Mapping[str, Any], where: str) -> None:
-        load_into(self.network, state["network"], where)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.architecture.load_state_dict(state["architecture"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.architecture_schedule is not None:
-            self.architecture_schedule.load_state_dict(state["architecture_schedule"])
-        self.falling.restore(state)
-
     def _set_temperature(self, progress: float) -> None:
         first, last = self.method.temperature
         for mixture in self.mixtures:
             mixture.temperature.fill_(first * (last / first) ** progress)
-
-    def _penalty(self, step: int) -> Tensor:
-        weight, activation = probabilities(self.network)
-        if self.method.as_published:
-            return self.method.cd * published_penalty(self.problem.space, weight, activation)
-        return self.falling.penalty([cost(weight, activation) for cost in self.costs], step, self.loop.device)

@@ -6,7 +6,7 @@ from bitsmith.space.mobile_presets import MOBILE_SPACES
 from bitsmith.space.mobile_space import MobileSpace, Stage, Stem
 from bitsmith.space.mobile_yaml import dump_mobile_space, parse_mobile_space, read_mobile_space
 from bitsmith.space.narrow import Narrowed, largest_width, narrow, narrowed
-from bitsmith.space.pins import Pin, resolve_pins
+from bitsmith.space.pins import Pin, blame, resolve_pins
 from bitsmith.space.precision import Precision, precision
 from bitsmith.space.space import Space
 
@@ -20,6 +20,7 @@ __all__ = [
     "Space",
     "Stage",
     "Stem",
+    "blame",
     "cut_state",
     "dump_mobile_space",
     "largest_width",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bitsmith.blueprint import FLOAT, Bits
 from bitsmith.errors import RecipeError, RunError
@@ -56,6 +56,25 @@ def resolve_pins(names: Sequence[str], pins: Mapping[str, Pin]) -> dict[str, _Pi
                     by[name, side] = pattern
             found[name] = (old[0] if new[0] is None else new[0], old[1] if new[1] is None else new[1])
     return found
+
+
+def blame(pins: Mapping[str, Pin], fine: Callable[[dict[str, Pin]], bool]) -> str:
+    """Of pins with which something can't be done, those that are in its way, in words; "" where it isn't the pins.
+
+    Args:
+        fine: whether it could be done with these pins alone.
+
+    Example:
+        >>> blame({"stem": 8, "body.*": "float"}, lambda pins: "body.*" not in pins)
+        "the pin 'body.*=float' is in the way"
+    """
+    alone = [name for name in pins if fine({other: pin for other, pin in pins.items() if other != name})]
+    if not alone and (len(pins) < 2 or not fine({})):
+        return ""
+    texts = [repr(f"{name}={pins[name]}") for name in alone or pins]
+    if len(texts) == 1:
+        return f"the pin {texts[0]} is in the way"
+    return f"the pins {', '.join(texts)} are in the way" + (", one of them is enough" if alone else " together")
 
 
 def _read(name: str, pin: Pin) -> _Pinned:

@@ -29,6 +29,6 @@ import pytest
 pytest.register_assert_rewrite("bitsmith.testing.methods", "bitsmith.testing.quantizers")
 
 from bitsmith.testing.methods import MethodContract, example_problem  # noqa: E402 - asserts are rewritten first
-from bitsmith.testing.quantizers import QuantizerContract  # noqa: E402
+from bitsmith.testing.quantizers import QuantizerContract  # noqa: E402 - likewise
 
 __all__ = ["MethodContract", "QuantizerContract", "example_problem"]

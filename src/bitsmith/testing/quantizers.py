@@ -25,15 +25,15 @@ class QuantizerContract:
 
     def make(self, case: Any) -> Quantizer:
         """The quantizer."""
-        raise NotImplementedError
+        raise NotImplementedError("a contract test returns its quantizer from make(case)")
 
     def data(self, case: Any) -> Tensor:
         """Some thousand float32 numbers whose double reaches every level, of a shape that the quantizer takes."""
-        raise NotImplementedError
+        raise NotImplementedError("a contract test returns its numbers from data(case)")
 
     def codes(self, case: Any) -> set[int]:
         """The integers of the grid, worked out independently of the quantizer."""
-        raise NotImplementedError
+        raise NotImplementedError("a contract test returns its integers from codes(case)")
 
     def hold_step(self, quantizer: Any, x: Tensor) -> None:
         """Keep the step of x, where it would follow other numbers that pass."""

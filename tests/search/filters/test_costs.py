@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bitsmith.blueprint import Bits, Blueprint, Options, couple, prune
-from bitsmith.cost import price
+from bitsmith.cost import TARGETS, price
 from bitsmith.errors import RunError
 from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
 from bitsmith.search.filters.soft import Shares
@@ -21,7 +21,7 @@ def choices(draw):
     """A space, one-hot shares of it, and the pruned blueprint that they stand for."""
     graph = draw(graphs.random_graphs())
     options = {layer.name: Options(weight=WEIGHT, activation=ACTIVATION) for layer in graph.layers}
-    space = Precision(template=graphs.blueprint(graph), options=options)
+    space = Precision(template=graphs.blueprint(graph), options=options, costs=TARGETS["c"].costs)
     coupling = couple(graph)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     gone = (rng.random(len(coupling.pinned)) < 0.3) & ~coupling.pinned & ~coupling.shuffled
@@ -56,6 +56,7 @@ def test_at_one_hot(case):
     # concat's operands may need no table of another sign.
     places = sum(layer.out_channels for layer in found.graph.layers if isinstance(found.bits[layer.name].weight, int))
     assert relaxed["size"] - places - 1e-6 <= exact["size"] < relaxed["size"] + streams
+    assert relaxed["flash"] == 10_000 + relaxed["size"]  # code
 
 
 @given(choices(), st.floats(0.1, 0.9))

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitsmith.blueprint import Budget, couple
+from bitsmith.blueprint import Bits, Budget, couple, prune
 from bitsmith.cost import exact, fits
 from bitsmith.errors import BudgetError
+from bitsmith.search.filters import discretize
 from bitsmith.search.filters.discretize import FilterDiscretizer
+from bitsmith.search.filters.fewest import fewest_filters
 from bitsmith.search.filters.soft import Shares
 from bitsmith.space import precision
 
@@ -93,7 +95,7 @@ def test_the_least_and_less():
     assert smallest == 27 + 4 * 3 + 1 + 5
     at = FilterDiscretizer(space, coupling, removable, [Budget(cost="weights", limit=smallest)])
     assert at.discretize(shares).blueprint.graph == least.graph
-    with pytest.raises(BudgetError, match=r"weights is at least 45 B there, more than weights=44B"):
+    with pytest.raises(BudgetError, match=r"weights is at least 45 B in this space, the budget is 44 B"):
         FilterDiscretizer(space, coupling, removable, [Budget(cost="weights", limit=smallest - 1)]).discretize(shares)
 
 
@@ -105,3 +107,127 @@ def test_nothing_may_be_removed():
     network = found.discretize(shares).blueprint
     assert network.graph == graph
     assert any(not isinstance(bits.weight, int) for bits in network.bits.values())
+
+
+@pytest.mark.parametrize("gate", [0.5, torch.sigmoid(torch.tensor(2 / 0.3)).item()])
+def test_alike_filters_go_in_proportion(gate):
+    """ResNet-8 at 3.7 % of its 8-bit weights: no layer is emptied for another that stays whole."""
+    graph = graphs.resnet8()
+    space = precision(graphs.blueprint(graph), (2, 4, 8), (8,))
+    coupling = couple(graph)
+    removable = ~coupling.pinned & ~coupling.shuffled
+    kept = torch.ones(len(removable))
+    kept[torch.from_numpy(removable)] = gate
+    weight = {name: torch.full((graph[name].shape[0], len(o.weight)), 1 / 3) for name, o in space.options.items()}
+    weight = {name: p if p.shape[1] > 1 else torch.ones_like(p) for name, p in weight.items()}
+    shares = Shares(weight=weight, activation={name: torch.ones(1) for name in space.options}, kept=kept)
+    found = FilterDiscretizer(space, coupling, removable, [Budget.parse("weights=2.9kB")]).discretize(shares).blueprint
+    old, new = ([layer.out_channels for layer in g.layers[:-1]] for g in (graph, found.graph))
+    left = [b / a for a, b in zip(old, new, strict=True)]
+    assert 0.2 < min(left) < max(left) < 0.8
+
+
+def risen(space, choice, removable):
+    """All networks that differ from a choice by a single step or leap upward, spelled out."""
+    coupling, template = couple(space.template.graph), space.template
+    options = space.options
+
+    def network(weight, activation, kept):
+        bits = {
+            name: Bits(
+                weight=tuple(
+                    o.weight[k] if kept[unit] else 0 for k, unit in zip(weight[name], coupling.units[name], strict=True)
+                ),
+                activation=o.activation[activation[name]],
+            )
+            for name, o in options.items()
+        }
+        return prune(template.with_bits(bits)).blueprint
+
+    weight = {name: indices.tolist() for name, indices in choice.weight.items()}
+    for name, o in options.items():
+        for f, now in enumerate(weight[name]):
+            if choice.kept[coupling.units[name][f]]:
+                for k in range(now + 1, len(o.weight)):
+                    more = [*weight[name][:f], k, *weight[name][f + 1 :]]
+                    yield network({**weight, name: more}, choice.activation, choice.kept)
+        for k in range(choice.activation[name] + 1, len(o.activation)):
+            yield network(weight, {**choice.activation, name: k}, choice.kept)
+    for unit in np.flatnonzero(removable & ~choice.kept):
+        kept = choice.kept.copy()
+        kept[unit] = True
+        yield network(weight, choice.activation, kept)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "budgets",
+    [["weights=50B"], ["weights=150B"], ["size=1400B"], ["bitops=300k", "weights=200B"], ["bops=400k", "ram=1kB"]],
+    ids=" ".join,
+)
+def test_no_single_move_upward_fits(seed, budgets, monkeypatch):
+    """Against all of them, one by one, priced exactly."""
+    graph = graphs.residual(channels=4)
+    space, coupling, removable, shares = case(graph, seed)
+    chosen = []
+
+    def noted(*arguments):
+        chosen.append(fill(*arguments))
+        return chosen[-1]
+
+    fill = discretize.fill
+    monkeypatch.setattr(discretize, "fill", noted)
+    parsed = [Budget.parse(text) for text in budgets]
+    found = FilterDiscretizer(space, coupling, removable, parsed).discretize(shares).blueprint
+    assert fits(found.graph, found.bits, parsed)
+    others = list(risen(space, chosen[0], removable))
+    assert len(others) > 10
+    assert not any(fits(other.graph, other.bits, parsed) for other in others)
+
+
+def test_the_least_network_is_filled_too(monkeypatch):
+    """Where moves down lead nowhere."""
+    graph = graphs.residual(channels=4)
+    space, coupling, removable, shares = case(graph, 0)
+    monkeypatch.setattr(FilterDiscretizer, "_inside", lambda *_: None)
+    budget = Budget.parse("weights=200B")
+    found = FilterDiscretizer(space, coupling, removable, [budget]).discretize(shares).blueprint
+    assert 190 < exact("weights", found.graph, found.bits) <= 200
+
+
+def test_activations_meet_budgets_together_at_the_least():
+    """Tables make 2 bits dear in size and cheap in bitops: what is wide in one layer and narrow in another fits."""
+    graph = graphs.residual(channels=4)
+    space = precision(graphs.blueprint(graph), (2, 8), (2, 8))
+    coupling = couple(graph)
+    nothing = np.zeros(len(coupling.pinned), bool)
+    budgets = [Budget.parse("size=1536B"), Budget.parse("bitops=748032")]
+    for low, high in ((2, 2), (2, 8)):
+        assert not fits(graph, space.uniform(low, high).bits, budgets)
+    least = FilterDiscretizer(space, coupling, nothing, budgets).least().blueprint
+    assert fits(least.graph, least.bits, budgets)
+    assert {bits.activation for bits in least.bits.values()} == {2, 8}
+
+
+def test_the_least_value_that_is_told_is_reached():
+    graph = graphs.residual(channels=4)
+    space = precision(graphs.blueprint(graph), (2, 8), (2, 8))
+    coupling = couple(graph)
+    removable = ~coupling.pinned & ~coupling.shuffled
+    with pytest.raises(BudgetError, match=r"with as few filters as there can be, .*size is at least 1\.017 kB"):
+        FilterDiscretizer(space, coupling, removable, [Budget.parse("size=1000B")]).least()
+    least = FilterDiscretizer(space, coupling, removable, [Budget.parse("size=1017B")]).least().blueprint
+    assert exact("size", least.graph, least.bits) == 1017
+
+
+@given(data=st.data())
+def test_no_filter_can_go_from_the_fewest(data):
+    graph = data.draw(graphs.random_graphs())
+    space, coupling = precision(graphs.blueprint(graph), (2,), (8,), ends=None), couple(graph)
+    removable = ~coupling.pinned & ~coupling.shuffled
+    fewest = fewest_filters(space, coupling, removable)
+    assert fewest.kept[~removable].all()
+    for unit in np.flatnonzero(fewest.kept & removable):
+        kept = fewest.kept.copy()
+        kept[unit] = False
+        assert not all(kept[units].any() for units in coupling.units.values())

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from bitsmith.blueprint import Budget
-from bitsmith.cost import exact, fits
-from bitsmith.errors import RecipeError
+from bitsmith.cost import TARGETS, exact, fits
+from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.search import Found, Method, Problem
 from bitsmith.search.filters import Filters
+from bitsmith.search.filters import method as implementation
 from bitsmith.testing import MethodContract
 from bitsmith.train import TrainPlan
 
@@ -35,19 +36,51 @@ class TestFilters(MethodContract):
             assert told.get("0", 0) == old.out_channels - new.out_channels
 
     def test_a_tight_budget_leaves_the_least_blueprint(self, method: Method, problem: Problem) -> None:
-        """One channel in every layer but the last, one bit inside."""
-        tight = dataclasses.replace(problem, budgets=[Budget.parse("weights=60B")])
-        found = method.search(tight)
-        assert found.costs["weights"] <= 60
-        assert {layer.out_channels for layer in found.best.graph.layers} >= {10}
+        """One channel in every layer but the last, one bit inside: 9 B, four times ceil(9 / 8) B, 10 B."""
+        found = method.search(dataclasses.replace(problem, budgets=[Budget.parse("weights=27B")]))
+        assert found.costs["weights"] == 9 + 4 * 2 + 10
+        assert [layer.out_channels for layer in found.best.graph.layers] == [1, 1, 1, 1, 1, 10]
+        assert [bits.weight for bits in found.best.bits.values()] == [8, 1, 1, 1, 1, 8]
+        with pytest.raises(BudgetError, match="weights is at least 27 B"):
+            method.check(problem.space, [Budget.parse("weights=26B")], trained=True)
 
     def test_a_cost_that_no_bits_change(self, method: Method, problem: Problem) -> None:
-        for budget in ("ram=1MB", "avg_bits=4"):
-            with pytest.raises(RecipeError, match=rf"can't be led to {budget}.*budget one of these"):
-                method.check(problem.space, [Budget.parse(budget)], trained=True)
+        with pytest.raises(RecipeError, match=r"can't be led to avg_bits=4.*budget one of these"):
+            method.check(problem.space, [Budget.parse("avg_bits=4")], trained=True)
 
-    def test_infeasible_budgets_are_refused_before_any_training(self, method: Method, problem: Problem) -> None:
-        super().test_infeasible_budgets_are_refused_before_any_training(method, problem)
+    def test_memories_of_a_target(self, problem: Problem) -> None:
+        """Flash leads the search as size does; RAM is held where the whole network meets it."""
+        device = dataclasses.replace(TARGETS["c"], per_filter=True, code=1000, memories={"flash": 4000, "ram": 1600})
+        method = Filters(plan=PLAN, norm_batches=2)
+        board = dataclasses.replace(
+            problem, space=dataclasses.replace(problem.space, costs=device.costs), budgets=device.within([])
+        )
+        found = method.search(board).best
+        flash, ram = (exact(cost, found.graph, found.bits, device.costs) for cost in ("flash", "ram"))
+        assert 3900 < flash <= 4000
+        assert ram <= 1600
+        little = dataclasses.replace(device, memories={"ram": 1500})
+        needed = r"ram=1.5kB \(a budget, or the memory of the target\), and the network takes 1.536 kB before"
+        with pytest.raises(RecipeError, match=rf"can't be led to {needed}.*, or a target with more ram"):
+            method.check(board.space, little.within([]), trained=True)
+
+    def test_nothing_is_compiled(self, problem: Problem) -> None:
+        for compiled in ("quantizers", "network"):
+            with pytest.raises(
+                RecipeError, match=rf"compiles nothing, so it can't take compile: {compiled}; take none"
+            ):
+                Filters(plan=dataclasses.replace(PLAN, compile=compiled))
+        opened = []
+
+        def stop(method: Filters, *_: object, **__: object) -> None:
+            opened.append(method.plan.compile)
+            raise InterruptedError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(implementation, "open_loop", stop)
+            with pytest.raises(InterruptedError):
+                Filters(plan=dataclasses.replace(PLAN, compile="auto")).search(problem)
+        assert opened == ["none"]
 
     def test_expected_costs_come_to_the_limit(self, found: Found, problem: Problem) -> None:
         for budget in problem.budgets:
@@ -70,5 +103,5 @@ def test_settings_out_of_range():
         Filters(plan=TrainPlan(epochs=1), weights_first=1)
     with pytest.raises(RecipeError, match="final training"):
         Filters(plan=TrainPlan(epochs=4, ema=0.99))
-    with pytest.raises(RecipeError, match="above 0"):
+    with pytest.raises(RecipeError, match="temperature of method 'filters' must be positive"):
         Filters(temperature=(1.0, 0.0))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from search.supernet.spaces import mobile, tiny
+from spaces import mobile, tiny
 
 from bitsmith.search.supernet import SharedNetwork
 from bitsmith.search.supernet.depth import DepthRms

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search.supernet.spaces import mobile
+from spaces import mobile
 
 from bitsmith.blueprint import Budget
 from bitsmith.cost import COSTS, ENERGY_MODELS, exact

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from search.supernet.spaces import mobile, tiny
+from spaces import mobile, tiny
 
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import exact, fits

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from search.supernet.spaces import mobile
+from spaces import mobile
 
 from bitsmith.blueprint import Budget
 from bitsmith.cost import exact, fits

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from search.supernet.spaces import descriptions, mobile, tiny
+from spaces import descriptions, mobile, tiny
 
 from bitsmith.cost import COSTS, ENERGY_MODELS, exact
 from bitsmith.errors import BudgetError

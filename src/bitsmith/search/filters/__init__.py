@@ -2,5 +2,6 @@
 
 from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
 from bitsmith.search.filters.method import Filters
+from bitsmith.search.filters.soft import SoftFilters
 
-__all__ = ["RELAXED", "Filters", "RelaxedCosts"]
+__all__ = ["RELAXED", "Filters", "RelaxedCosts", "SoftFilters"]

@@ -19,13 +19,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from bitsmith.blueprint import Coupling, LayerSpec
-from bitsmith.cost import COSTS
+from bitsmith.blueprint import Budget, Coupling, LayerSpec
+from bitsmith.cost import find_cost
 from bitsmith.cost.layout import HEADER, PER_AFFINE_CHANNEL, PER_CHANNEL, STREAM_BITS, TABLE
 from bitsmith.search.filters.soft import Shares
 from bitsmith.space import Precision
 
-RELAXED: tuple[str, ...] = ("params", "weights", "size", "macs", "bitops", "bops")
+RELAXED: tuple[str, ...] = ("params", "weights", "size", "flash", "macs", "bitops", "bops")
+_STORED = ("size", "flash")  # flash: size and what code takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,9 @@ class RelaxedCosts:
     Args:
         names: among `RELAXED`.
         coupling: of the space's graph.
+
+    Raises:
+        BudgetError: a cost that the space doesn't know, such as flash of a target that has none.
     """
 
     def __init__(self, space: Precision, coupling: Coupling, names: Sequence[str]) -> None:
@@ -78,15 +82,19 @@ class RelaxedCosts:
         affine = [node for node in graph.nodes if node.op == "affine"]
         self._affine = [torch.from_numpy(coupling.units[node.name]) for node in affine]
         channels = sum(node.shape[0] for node in affine)
-        self._fixed = COSTS["size"].fixed(graph, plan) - PER_AFFINE_CHANNEL * channels
+        self._fixed = {
+            name: find_cost(name, space.costs).fixed(graph, plan) - PER_AFFINE_CHANNEL * channels
+            for name in names
+            if name in _STORED
+        }
 
     def __call__(self, shares: Shares) -> list[Tensor]:
         """The values in the order of the names, float64 scalars."""
         kept = shares.kept.double().cpu()
         totals = {name: torch.zeros((), dtype=torch.float64) for name in self.names}
         affine = sum((kept[units].sum() for units in self._affine), torch.zeros((), dtype=torch.float64))
-        if "size" in totals:
-            totals["size"] = totals["size"] + self._fixed + PER_AFFINE_CHANNEL * affine
+        for name, fixed in self._fixed.items():
+            totals[name] = totals[name] + fixed + PER_AFFINE_CHANNEL * affine
         if "params" in totals:
             totals["params"] = totals["params"] + 2 * affine
         for layer in self._layers:
@@ -110,7 +118,7 @@ class RelaxedCosts:
                     found[name] = counts.sum() + layer.per_channel * stays.sum()
                 case "weights":
                     found[name] = stored
-                case "size":
+                case "size" | "flash":
                     narrowed = TABLE * layer.starts * q[layer.activation < STREAM_BITS].sum()
                     found[name] = HEADER + stored + layer.stored_per_channel * stays.sum() + narrowed
                 case "macs":
@@ -128,6 +136,11 @@ class RelaxedCosts:
         magnitude = (2 ** (layer.weight - 1) - 1).clamp_min(1)
         reach = ((2**layer.activation - 1).log2() @ q) + magnitude.log2() + fan_in.clamp_min(1).log2()
         return layer.positions * (filters * (products + (fan_in - 1).clamp_min(0) * reach)).sum()
+
+
+def led(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
+    """The budgets that a search can be led to."""
+    return tuple(budget for budget in budgets if budget.cost in RELAXED)
 
 
 def excess(values: Sequence[Tensor], limits: Sequence[float]) -> Tensor:

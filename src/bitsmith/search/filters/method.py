@@ -15,30 +15,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, final
+from dataclasses import dataclass, field, replace
+from typing import final
 
 import torch
 from torch import Tensor
 
-from bitsmith.blueprint import FLOAT, Budget, Pruned
+from bitsmith.blueprint import FLOAT, Budget, Pruned, format_cost
+from bitsmith.cost import exact, fits
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import build
-from bitsmith.search.falling import FallingBudgets
-from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
+from bitsmith.search.filters.costs import RELAXED, RelaxedCosts, led
 from bitsmith.search.filters.discretize import FilterDiscretizer
+from bitsmith.search.filters.fewest import fewest_filters
 from bitsmith.search.filters.soft import SoftFilters, removable_units
-from bitsmith.search.problem import Found, Problem, require_bits, starting_point
+from bitsmith.search.problem import Found, Problem, require_bits
+from bitsmith.search.searching import JointLearner, check_settings, choices_of_bits, let_fall, open_loop
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, cut_state
 from bitsmith.train import (
-    Learner,
     Loop,
     TrainPlan,
     autocast,
     calibrate,
-    load_into,
     make_optimizer,
     make_schedule,
     on_threads,
@@ -80,15 +79,17 @@ class Filters:
     norm_batches: int = 20
 
     def __post_init__(self) -> None:
-        if self.plan.distill or self.plan.ema:
-            raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
+        check_settings(self)
+        if self.plan.compile not in ("auto", "none"):
+            raise RecipeError(
+                f"the filters method compiles nothing, so it can't take compile: {self.plan.compile}; take none (auto "
+                "means none here)"
+            )
         if not 0 <= self.weights_first < self.plan.epochs:
             raise RecipeError(
                 f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
                 "so no filters would be decided; give it more epochs or a smaller weights_first"
             )
-        if self.norm_batches < 1 or min(self.temperature) <= 0:
-            raise RecipeError("norm_batches of the filters method must be at least 1, and temperatures above 0")
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class Filters:
     def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach."""
         require_bits(space, "the filters method")
-        unknown = [str(budget) for budget in budgets if budget.cost not in RELAXED]
+        unknown = [str(budget) for budget in budgets if budget.cost not in (*RELAXED, "ram")]
         if unknown:
             raise RecipeError(
                 f"the filters method can't be led to {', '.join(unknown)}; it knows the slopes of "
@@ -110,6 +111,7 @@ class Filters:
         floats = [name for name, o in space.options.items() if FLOAT in (*o.weight, *o.activation)]
         if floats:
             raise RecipeError(f"layer {floats[0]!r} may stay float, and filters have 1 to 8 bits: pin it to 8 instead")
+        _refuse_little_ram(space, budgets)
         coupling, removable = removable_units(space, remove=self.remove)
         if not removable.any() and (space.sizes == 1).all():
             raise RecipeError(
@@ -117,6 +119,10 @@ class Filters:
                 "more bit-widths, free the ends or unpin layers"
             )
         FilterDiscretizer(space, coupling, removable, budgets).least()
+
+    def narrowest(self, space: Precision) -> Precision:
+        """The space of bits of the network with as few filters as there can be: where costs are least."""
+        return replace(space, template=fewest_filters(space, *removable_units(space, remove=self.remove)).blueprint)
 
     def search(self, problem: Problem) -> Found:
         """Find filters inside every budget.
@@ -129,24 +135,15 @@ class Filters:
             TrainingError: the loss is not finite.
         """
         self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
-        loop = Loop(
-            stage=f"search {self.name} at {', '.join(map(str, problem.budgets))}",
-            task=problem.task,
-            split=problem.task.data.train,
-            plan=self.plan,
-            epoch_seed=partial(derive, problem.seed, "search batches"),
-            settings=self._settings(problem),
-            checkpoint=problem.folder / "search.checkpoint" if problem.folder else None,
-            checkpoint_seconds=problem.checkpoint_seconds,
-            watch=problem.watch,
-        )
+        plain = replace(self, plan=replace(self.plan, compile="none"))
+        loop = open_loop(plain, problem, depends_on=choices_of_bits(problem))
         with on_threads(loop.mode.threads):
             searching = _Searching(self, problem, loop)
             history = loop.run(searching)
             learned = time.monotonic()
             soft = searching.soft
-            coupling, removable = removable_units(problem.space, remove=self.remove)
-            pruned = FilterDiscretizer(problem.space, coupling, removable, problem.budgets).discretize(soft.shares())
+            discretizer = FilterDiscretizer(problem.space, soft.coupling, soft.removable, problem.budgets)
+            pruned = discretizer.discretize(soft.shares())
             state = self._inherit(soft, pruned, problem)
         return Found(
             best=pruned.blueprint,
@@ -158,12 +155,6 @@ class Filters:
             state=state,
         )
 
-    def _settings(self, problem: Problem) -> dict[str, Any]:
-        """What a checkpoint must agree in to be gone on from."""
-        values = asdict(self) | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]}
-        options = {name: [list(o.weight), list(o.activation)] for name, o in problem.space.options.items()}
-        return values | {"temperature": list(self.temperature), "options": options} | starting_point(problem)
-
     def _inherit(self, soft: SoftFilters, pruned: Pruned, problem: Problem) -> dict[str, Tensor]:
         """The found network with the shared weights of its filters, calibrated, its BatchNorms re-estimated."""
         shared = {name: value for name, value in soft.network.state_dict().items() if not _is_quantizers(name)}
@@ -174,6 +165,19 @@ class Filters:
         seed = derive(problem.seed, "norms")
         reestimate_norms(network, data, batches=self.norm_batches, batch_size=batch_size, seed=seed)
         return network.state_dict()
+
+
+def _refuse_little_ram(space: Precision, budgets: Sequence[Budget]) -> None:
+    """Fewer filters need no more RAM, but the search isn't led to less: all of them have to fit from the beginning."""
+    whole = space.uniform(8, 8)
+    for budget in budgets:
+        if budget.cost == "ram" and not fits(whole.graph, whole.bits, [budget], space.costs):
+            needed = format_cost("ram", exact("ram", whole.graph, whole.bits, space.costs))
+            raise RecipeError(
+                f"the filters method can't be led to {budget} (a budget, or the memory of the target), and the network "
+                f"takes {needed} before filters are removed; make it narrower first, by --width or width: in the "
+                "recipe, take a smaller input, or a target with more ram"
+            )
 
 
 def _is_quantizers(name: str) -> bool:
@@ -191,41 +195,35 @@ def _counted(pruned: Pruned) -> dict[str, dict[str, int]]:
 
 
 @final
-class _Searching(Learner):
+class _Searching(JointLearner):
     """The state of one running search."""
 
     def __init__(self, method: Filters, problem: Problem, loop: Loop) -> None:
-        self.method, self.problem, self.loop = method, problem, loop
+        self.method, self.problem = method, problem
         torch.manual_seed(derive(problem.seed, "filters"))
         self.soft = SoftFilters(problem.space, remove=method.remove)
         if problem.float_state is not None:
             self.soft.network.load_float(problem.float_state)
         self.soft.to(loop.device).train()
         decided = self.soft.architecture()
-        self.optimizer = make_optimizer(self.soft, method.plan, leave_out=decided)
-        self.schedule = make_schedule(self.optimizer, method.plan, steps=max(2, loop.steps))
-        self.architecture = torch.optim.Adam(decided, lr=method.architecture_lr, betas=(0.5, 0.999))
-        self.costs = RelaxedCosts(problem.space, self.soft.coupling, [b.cost for b in problem.budgets])
+        optimizer = make_optimizer(self.soft, method.plan, leave_out=decided)
+        budgets = led(problem.budgets)
+        self.costs = RelaxedCosts(problem.space, self.soft.coupling, [budget.cost for budget in budgets])
         with torch.no_grad():
             first = [value.item() for value in self.costs(self.soft.shares())]
         lead = method.weights_first * loop.steps_per_epoch
-        self.falling = FallingBudgets(
-            problem.budgets,
-            first,
+        super().__init__(
+            loop,
+            self.soft,
+            optimizer=optimizer,
+            architecture=torch.optim.Adam(decided, lr=method.architecture_lr, betas=(0.5, 0.999)),
+            schedule=make_schedule(optimizer, method.plan, steps=max(2, loop.steps)),
+            falling=let_fall(method, budgets, first, lead=lead, steps=loop.steps),
             lead=lead,
-            span=method.falling * (loop.steps - lead),
-            multiplier_step=method.multiplier_step,
-            square=method.square,
         )
         if loop.saved is None:
-            with torch.no_grad():
-                self.soft.hold(self.soft.shares())
             seed = derive(problem.seed, "calibrate")
-            calibrate(self.soft.network, problem.task.data.train, batch_size=method.plan.batch_size, seed=seed)
-
-    @property
-    def lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+            calibrate(self.soft, problem.task.data.train, batch_size=method.plan.batch_size, seed=seed)
 
     def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
         first, last = self.method.temperature
@@ -234,36 +232,10 @@ class _Searching(Learner):
             outputs = self.soft(x)
         return self.problem.task.compute_loss(outputs.float(), y)
 
-    def update(self, loss: Tensor, step: int) -> None:
-        learning = step >= self.method.weights_first * self.loop.steps_per_epoch
-        self.optimizer.zero_grad(set_to_none=True)
-        self.architecture.zero_grad(set_to_none=True)
-        (loss + self._penalty(step) if learning else loss).backward()
-        self.optimizer.step()
-        if learning:
-            self.architecture.step()
-        if step + 1 < self.loop.steps:
-            self.schedule.step()
+    def penalty(self, step: int) -> Tensor:
+        return self.falling.penalty(self.costs(self.soft.shares()), step, self.loop.device)
 
     @torch.no_grad()
     def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
         expected = [value.item() for value in self.costs(self.soft.shares())]
         return {"step": float(step), "loss": loss} | self.falling.figures(expected, step)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "soft": self.soft.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "architecture": self.architecture.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        } | self.falling.state()
-
-    def restore(self, state: Mapping[str, Any], where: str) -> None:
-        load_into(self.soft, state["soft"], where)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.architecture.load_state_dict(state["architecture"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.falling.restore(state)
-
-    def _penalty(self, step: int) -> Tensor:
-        return self.falling.penalty(self.costs(self.soft.shares()), step, self.loop.device)

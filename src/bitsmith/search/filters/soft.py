@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, PRICED, Coupling, LayerSpec, couple
-from bitsmith.quantize import Identity, Mixture, Network, find_quantizers
+from bitsmith.quantize import Identity, Mixture, Network, Stepped, find_quantizers
 from bitsmith.space import Precision
 
 GATE = 2.0  # every gate's first value: channels start at sigmoid(2) = .88
@@ -66,7 +66,7 @@ def removable_units(space: Precision, *, remove: bool) -> tuple[Coupling, np.nda
 
 
 @final
-class SoftFilters(nn.Module):
+class SoftFilters(Stepped):
     """A network of a space with undecided filters, and what decides them.
 
     Args:
@@ -74,9 +74,9 @@ class SoftFilters(nn.Module):
 
     Attributes:
         coupling: of the space's graph.
-        removable: the units that have a gate, int64.
+        removable: the units that may go, bool [units]; each has a gate.
         logits: "layer" (with / for .) -> [filters, options], for layers with more than one.
-        gates: [removable].
+        gates: [units that may go].
     """
 
     temperature: Tensor
@@ -85,8 +85,8 @@ class SoftFilters(nn.Module):
         super().__init__()
         self.space = space
         graph = space.template.graph
-        self.coupling, free = removable_units(space, remove=remove)
-        self.removable = torch.from_numpy(np.flatnonzero(free))
+        self.coupling, self.removable = removable_units(space, remove=remove)
+        self._gated = torch.from_numpy(np.flatnonzero(self.removable))
         self.network = _network(space, start)
         self.logits = nn.ParameterDict(
             {
@@ -95,9 +95,9 @@ class SoftFilters(nn.Module):
                 if len(options := space.options[layer.name].weight) > 1
             }
         )
-        self.gates = nn.Parameter(torch.full((len(self.removable),), GATE))
+        self.gates = nn.Parameter(torch.full((len(self._gated),), GATE))
         self.register_buffer("temperature", torch.tensor(1.0))
-        self._kept = torch.ones(len(free))
+        self._kept = torch.ones(len(self.removable))
         for node in graph.nodes:
             if (node.op in PRICED and not node.shares) or node.op == "affine":
                 units = torch.from_numpy(self.coupling.units[node.name])
@@ -129,7 +129,7 @@ class SoftFilters(nn.Module):
                 for layer in self.space.template.graph.layers
             },
             activation={name: mixture.probabilities() for name, mixture in self.mixtures().items()},
-            kept=kept.index_put((self.removable.to(kept.device),), gates),
+            kept=kept.index_put((self._gated.to(kept.device),), gates),
         )
 
     def forward(self, x: Tensor) -> Tensor:

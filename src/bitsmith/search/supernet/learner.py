@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitsmith.cost import exact
-from bitsmith.search.falling import FallingBudgets
 from bitsmith.search.problem import Problem
+from bitsmith.search.searching import let_fall
 from bitsmith.search.supernet import published
 from bitsmith.search.supernet.depth import DepthRms
 from bitsmith.search.supernet.network import SharedNetwork
@@ -52,14 +52,8 @@ class SupernetLearner(Learner):
         with torch.no_grad():
             first = [float(cost(self.probabilities())) for cost in self.costs]
         self.budgets = budgets
-        self.falling = FallingBudgets(
-            [] if method.as_published else budgets,
-            [] if method.as_published else first,
-            lead=self.lead,
-            span=method.falling * (loop.steps - self.lead),
-            multiplier_step=method.multiplier_step,
-            square=method.square,
-        )
+        limited = ([], []) if method.as_published else (budgets, first)
+        self.falling = let_fall(method, *limited, lead=self.lead, steps=loop.steps)
         self.depth = DepthRms(self.network, loop.steps_per_epoch)
         self.search_batches: Iterator[tuple[Tensor, Tensor]] | None = None
         if loop.saved is None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.errors import RecipeError
 from bitsmith.search.problem import Found, Problem
-from bitsmith.search.searching import at, open_loop
+from bitsmith.search.searching import at, check_settings, open_loop
 from bitsmith.search.supernet.discretize import Discretizer
 from bitsmith.search.supernet.evolution import refine
 from bitsmith.search.supernet.learner import SupernetLearner, is_decided
@@ -80,13 +80,10 @@ class Supernet:
     soft_cost: tuple[float, float] = (0.2, 0.6)
 
     def __post_init__(self) -> None:
-        if self.plan.distill or self.plan.ema:
-            raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
-        if not 0 < self.falling <= 1:
-            raise RecipeError(f"falling is a share of the search behind weights_first, 0..1, got {self.falling}")
+        check_settings(self)
         if not 0 <= self.weights_first < 1:
             raise RecipeError(f"weights_first is a share of the search, 0..1, got {self.weights_first}")
-        for name in ("architecture_every", "norm_batches", "loss_batches"):
+        for name in ("architecture_every", "loss_batches"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} of the supernet must be at least 1, got {getattr(self, name)}")
         if self.refine < 0 or self.population < 2:
@@ -100,8 +97,6 @@ class Supernet:
             raise RecipeError(
                 "the supernet mixes anew in every step, so it can't be compiled as a whole; take compile: quantizers"
             )
-        if min(self.temperature) <= 0:
-            raise RecipeError(f"temperature of the supernet must be positive, got {list(self.temperature)}")
 
     @property
     def name(self) -> str:

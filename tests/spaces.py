@@ -1,4 +1,4 @@
-"""Small mobile spaces for the supernet."""
+"""Small mobile spaces."""
 
 from hypothesis import strategies as st
 
