@@ -11,6 +11,7 @@ from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import exact, tabulate
 from bitsmith.search.allocate import allocate
 from bitsmith.search.supernet.discretize import Discretizer, budget_rows
+from bitsmith.search.supernet.peaks import PEAKED, SHAPELESS, price_peaks
 from bitsmith.space import Mobile, Precision, Space
 
 
@@ -71,13 +72,33 @@ def limits_of(space: Space, budgets: Sequence[Budget]) -> list[Limit]:
     """The budgets over the encodings of a space; tables are made once, so that many encodings can be looked at."""
     if isinstance(space, Mobile):
         decisions = space.decisions
+        sums = [budget for budget in budgets if budget.cost != PEAKED]
         return [
             Limit(total=lambda indices, row=row: row.total(decisions, indices), limit=row.limit)
-            for row in budget_rows(space, budgets)
-        ]
+            for row in budget_rows(space, sums)
+        ] + [_arena(space, budget.limit) for budget in budgets if budget.cost == PEAKED]
     assert isinstance(space, Precision), space
     tables = [tabulate(budget.cost, space.template.graph, space.options, space.costs) for budget in budgets]
     return [Limit(total=t.total, limit=t.whole_limit(b.limit)) for t, b in zip(tables, budgets, strict=True)]
+
+
+def _arena(space: Mobile, limit: float) -> Limit:
+    """A budget on RAM; where a block's peak alone is beyond it, that peak is told in place of the arena."""
+    peaks, decisions = price_peaks(space), space.decisions
+    shaping = np.array([d.name.rpartition(".")[2] not in SHAPELESS for d in decisions.decisions])
+    known: dict[bytes, float] = {}
+
+    def total(indices: np.ndarray) -> float:
+        peak = peaks.total(decisions, indices)
+        if peak > limit:
+            return peak
+        key = np.where(shaping, indices, 0).tobytes()
+        if key not in known:
+            blueprint = space.decode(indices)
+            known[key] = exact(PEAKED, blueprint.graph, blueprint.bits, space.costs)
+        return known[key]
+
+    return Limit(total=total, limit=limit)
 
 
 def inside(limits: Sequence[Limit], indices: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """Expected costs against `exact` at one-hot, and against the mean over sampled choices."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from spaces import descriptions, mobile, tiny
 
 from bitsmith.cost import COSTS, ENERGY_MODELS, exact
 from bitsmith.errors import BudgetError
-from bitsmith.search.supernet.pricing import expected_costs
+from bitsmith.search.supernet.pricing import expected_costs, price_factors
 from bitsmith.space import Mobile
 
 PRICED = ("params", "weights", "size", "macs", "bitops", "avg_bits", "energy")
@@ -51,5 +53,13 @@ def test_it_is_the_mean_over_independent_choices():
 
 
 def test_ram_is_no_sum():
+    """It has rules of its own, see test_peaks; as a sum it is refused."""
     with pytest.raises(BudgetError, match="ram of a mobile network is no sum"):
-        expected_costs(mobile(tiny(head=(8, 12))), ["ram"])
+        price_factors(mobile(tiny(head=(8, 12))), ["ram"])
+
+
+def test_a_stage_that_may_vanish_is_named():
+    vanishing = dataclasses.replace(tiny().stages[0], channels=(8,), blocks=(0, 2))
+    space = mobile(tiny(stages=(tiny().stages[1], vanishing)))
+    with pytest.raises(BudgetError, match=r"stage 2, blocks: .* can't be budgeted.* make the fewest blocks 1"):
+        price_factors(space, ["size"])

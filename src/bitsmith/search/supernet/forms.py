@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +26,21 @@ class Forms:
     choices: Mapping[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
 
 
-def unit_forms(decisions: Decisions, factors: Sequence[Sequence[Factor]], penalties: Mapping[str, np.ndarray]) -> Forms:
+def unit_forms(
+    decisions: Decisions,
+    factors: Sequence[Sequence[Factor]],
+    penalties: Mapping[str, np.ndarray],
+    *,
+    ceiling: tuple[Factor, float] | None = None,
+    apart: Collection[str] = (),
+) -> Forms:
     """The forms of one block.
 
     Args:
         factors: per row the block's factors, in the same order.
         penalties: decision -> one number per option.
+        ceiling: forms for which this factor is above this limit are left out too.
+        apart: forms that differ in such a decision ("expansion") are kept beside each other, whatever they cost.
     """
     first = factors[0]
     names = list(dict.fromkeys(name for factor in first for name in factor.decisions))
@@ -51,11 +60,24 @@ def unit_forms(decisions: Decisions, factors: Sequence[Sequence[Factor]], penalt
             known += new
             place = [known.index(name) for name in factor.decisions if not _is_shared(name)]
             numbers[:, 1:] += entries[:, *options[:, place].T].T
-            same = options[:, :4] if k + 1 < len(first) else options[:, :0]  # what later factors depend on
+            if ceiling is not None and k == 0:  # the first factor has all that shapes tensors
+                inside = _values(ceiling[0], dict(zip(shared, at, strict=True)), known, options) <= ceiling[1]
+                options, numbers = options[inside], numbers[inside]
+            columns = [i for i, name in enumerate(known) if name.rpartition(".")[2] in apart]
+            same = options[:, :4] if k + 1 < len(first) else options[:, columns]  # what later factors depend on
             keep = _undominated(numbers, same)
             options, numbers = options[keep], numbers[keep]
         found[at] = (options, numbers)
     return Forms(shared=shared, own=own, choices=found)
+
+
+def _values(factor: Factor, shared: Mapping[str, int], known: Sequence[str], options: np.ndarray) -> np.ndarray:
+    """What a factor is for each form, [forms]."""
+    at = [
+        np.full(len(options), shared[name]) if name in shared else options[:, known.index(name)]
+        for name in factor.decisions
+    ]
+    return factor.entries[tuple(at)]
 
 
 def _is_shared(name: str) -> bool:
@@ -100,4 +122,4 @@ def _undominated(numbers: np.ndarray, groups: np.ndarray) -> np.ndarray:
         while len(left):
             kept.append(int(left[0]))
             left = left[~(numbers[left[0]] <= numbers[left]).all(axis=1)]
-    return np.array(sorted(kept))
+    return np.array(sorted(kept), dtype=np.int64)

@@ -24,6 +24,7 @@ from bitsmith.cost import Cost, exact
 from bitsmith.cost.additive import find_cost, planned
 from bitsmith.errors import BudgetError
 from bitsmith.search.supernet.factors import CostFactors, ExpectedCost, Factor
+from bitsmith.search.supernet.peaks import PEAKED, ExpectedPeak, price_peaks
 from bitsmith.space import Mobile, Stage
 from bitsmith.space.mobile_choice import BLOCK, DECIDED_BY, GATE, make_block
 from bitsmith.space.mobile_graph import HEAD, Block, MobileNetwork
@@ -40,10 +41,21 @@ def price_factors(space: Mobile, names: Sequence[str]) -> dict[str, CostFactors]
     Raises:
         BudgetError: a cost that isn't known, or isn't a sum over blocks.
     """
+    _refuse_vanishing(space)
     known, wanted = _known(space), {name: find_cost(name, space.costs) for name in dict.fromkeys(names)}
     missing = {name: cost for name, cost in wanted.items() if name not in known}
     known.update(_price(space, missing) if missing else {})
     return {name: known[name] for name in wanted}
+
+
+def _refuse_vanishing(space: Mobile) -> None:
+    for s, stage in enumerate(space.description.stages, start=1):
+        if stage.blocks[0] == 0:
+            raise BudgetError(
+                f"stage {s}, blocks: networks of a space with a stage that may vanish can't be budgeted, since what "
+                "the next stage reads, and so its cost, depends on stages further away; make the fewest blocks 1, or "
+                "give the stage before more blocks in its place"
+            )
 
 
 @lru_cache(maxsize=8)
@@ -78,14 +90,19 @@ def _price(space: Mobile, costs: Mapping[str, Cost]) -> dict[str, CostFactors]:
     return found
 
 
-def expected_costs(space: Mobile, names: Sequence[str]) -> dict[str, ExpectedCost]:
-    """The expected values of several costs.
+def expected_costs(space: Mobile, names: Sequence[str]) -> dict[str, ExpectedCost | ExpectedPeak]:
+    """The expected values of several costs; of ram the largest expected peak of a block.
 
     Raises:
         BudgetError: as `price_factors`.
     """
-    found = price_factors(space, [part for name in names for part in parts_of(name)])
-    return {name: ExpectedCost([found[part] for part in parts_of(name)]) for name in names}
+    found = price_factors(space, [part for name in names if name != PEAKED for part in parts_of(name)])
+    return {
+        name: ExpectedPeak(price_peaks(space))
+        if name == PEAKED
+        else ExpectedCost([found[part] for part in parts_of(name)])
+        for name in names
+    }
 
 
 def parts_of(name: str) -> tuple[str, ...]:
