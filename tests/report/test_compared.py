@@ -11,7 +11,17 @@ from playwright.sync_api import sync_playwright
 from bitsmith.errors import RunError
 from bitsmith.report.compare_figure import on_merged_front
 from bitsmith.report.compare_page import render_compared, write_compared
-from bitsmith.report.compared import Cell, Compared, CompareVerdict, Contest, Member, Missing, Volume, read_compared
+from bitsmith.report.compared import (
+    Cell,
+    Compared,
+    CompareVerdict,
+    Contest,
+    Member,
+    Missing,
+    Saving,
+    Volume,
+    read_compared,
+)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -53,6 +63,13 @@ def make_compared(text="composite", **changes) -> Compared:
                 high=0.41, seeds=[0, 1],
             )
         ],
+        savings=[
+            Saving(
+                ours=text, theirs="uniform", cost="size", outcome="shown", value=0.27, low=0.12, high=0.4,
+                scores=(0.845, 0.86), meets=1.0, seeds=[0, 1],
+                text=f"{text} takes 27 % [12, 40] less storage than uniform at equal accuracy: shown (2 seeds).",
+            )
+        ],
         left_out=[Missing(method="random", space="all", budget="size=10kB", reason="nothing fits")],
         failed=[Missing(method=text, space="all", budget="", reason="failed: out of memory", folder="runs/x")],
         notes=[text], facts={"model": text, "classes": 10}, environment={"torch": "2"}, command="bitsmith compare",
@@ -64,7 +81,7 @@ def test_it_comes_back_unchanged(tmp_path):
     compared = make_compared()
     page = write_compared(compared, tmp_path)
     assert read_compared(tmp_path) == read_compared(page.with_suffix(".json")) == compared
-    nothing = make_compared(members=[], cells=[], verdicts=[], volumes=[])
+    nothing = make_compared(members=[], cells=[], verdicts=[], volumes=[], savings=[])
     write_compared(nothing, tmp_path)
     assert read_compared(tmp_path) == nothing
 
@@ -85,6 +102,15 @@ def test_damage_is_named(tmp_path, field, value, message):
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(RunError, match=message):
         read_compared(tmp_path)
+
+
+def test_records_from_before_savings_were_told_are_read(tmp_path):
+    write_compared(make_compared(), tmp_path)
+    file = tmp_path / "compare.json"
+    values = json.loads(file.read_text())
+    del values["savings"]
+    file.write_text(json.dumps(values))
+    assert read_compared(tmp_path) == make_compared(savings=[])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b"\xff"])
@@ -132,6 +158,7 @@ def test_the_page_in_a_browser(browser, tmp_path, width):
     text = page.locator("body").inner_text()
     for words in (
         "At size=10kB composite gains 1.00 [0.20, 1.80] points over uniform: shown (2 seeds, indicative).",
+        "composite takes 27 % [12, 40] less storage than uniform", "84.5 to 86.0",
         "[84.95, 86.95]", "10 % of equal methods differ",
         "nothing fits", "failed: out of memory", "22 kB, accuracy 10.00 %", "12 epochs",
     ):  # fmt: skip

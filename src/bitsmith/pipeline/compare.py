@@ -28,6 +28,7 @@ from bitsmith.report.compare_page import write_compared
 from bitsmith.report.compare_verdicts import make_verdicts, name_of, summarize_verdicts
 from bitsmith.report.compared import Compared, CompareVerdict, Contest, Member, Missing
 from bitsmith.report.contests import group, make_cells, make_scores, make_volumes
+from bitsmith.report.savings import make_savings
 
 _SAME_EPOCHS = 0.5  # totals further apart are not equal
 
@@ -179,6 +180,7 @@ def summarize_comparison(
         cells=make_cells(members, scores),
         verdicts=verdicts,
         volumes=make_volumes(members, scores),
+        savings=make_savings(members, scores),
         left_out=[
             Missing(method=line.method, space=line.space, budget=line.budget, reason=line.reason)
             for line in laid_out.left_out

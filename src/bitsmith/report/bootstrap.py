@@ -17,6 +17,7 @@ import numpy as np
 from bitsmith.seeding import numpy_generator
 
 DRAWS = 4000
+_LEVELS = 33  # scores at which costs are compared
 _AT_ONCE = 20_000_000  # numbers of a block of drawn images
 
 K = TypeVar("K", bound=Hashable)
@@ -127,13 +128,76 @@ def interval(values: np.ndarray, *, seed: int = 0) -> Interval:
     Args:
         values: (1 + draws, seeds) as `resample` has them, or differences of two such, paired by seed.
     """
+    means = seed_means(values, seed=seed)
+    low, high = np.quantile(means[1:], [0.025, 0.975])
+    return Interval(value=float(means[0]), low=float(low), high=float(high))
+
+
+def seed_means(values: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """The mean over the seeds as they are, then t of `interval` for every draw, (1 + draws,).
+
+    Of as many draws and seeds the same seeds are drawn each time, so that figures made of several means are paired.
+    """
     drawn, S = values[1:], values.shape[1]
     mean = drawn.mean(1)
     which = numpy_generator(seed, "seeds", S).integers(S, size=drawn.shape)
     factor = np.sqrt(S / (S - 1)) if S > 1 else 1.0
     t = mean + factor * (np.take_along_axis(drawn, which, 1).mean(1) - mean)
-    low, high = np.quantile(t, [0.025, 0.975])
-    return Interval(value=float(values[0].mean()), low=float(low), high=float(high))
+    return np.concatenate([values[:1].mean(1), t])
+
+
+def saving(
+    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How much less one method takes than another at equal scores, over the scores that both reach.
+
+        mean over scores a of 1 - cost_ours(a) / cost_theirs(a)
+
+    Of each method the scores over the logarithm of costs, made monotone (a network that costs more and scores less
+    counts as its predecessor) and joined by straight lines; cost(a) is the least at which that line reaches a. The mean
+    is over `_LEVELS` equally spaced scores from the higher of the two lowest to the lower of the two highest. The idea
+    is video coding's, where rates are compared at equal quality (Bjøntegaard, VCEG-M33, 2001); lines in place of its
+    polynomials, and the mean of ratios in place of that of logarithms, are ours.
+
+    Args:
+        ours, theirs: (costs, scores) of a method's networks, each (..., networks).
+
+    Returns:
+        (...) savings, nan where no score is reached by both; (...) lowest and (...) highest score that both reach.
+
+    Example:
+        >>> lines = np.array([1.0, 4.0]), np.array([0.5, 0.7])
+        >>> cheaper = np.array([0.8, 3.2]), np.array([0.5, 0.7])
+        >>> saved, low, high = saving(cheaper, lines)
+        >>> round(float(saved), 6), float(low), float(high)
+        (0.2, 0.5, 0.7)
+    """
+    fronts = [_front(*ours), _front(*theirs)]
+    low = np.maximum(*(scores[..., 0] for _, scores in fronts))
+    high = np.minimum(*(scores[..., -1] for _, scores in fronts))
+    levels = low[..., None] + (high - low)[..., None] * np.linspace(0, 1, _LEVELS)
+    mine, others = (_cost_at(levels, *front) for front in fronts)
+    saved = (1 - np.exp(mine - others)).mean(-1)
+    return np.where(high >= low, saved, np.nan), low, high
+
+
+def _front(costs: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of costs, rising, and scores that don't fall, both (..., networks)."""
+    order = np.argsort(costs, axis=-1, kind="stable")
+    rising = np.take_along_axis(np.broadcast_to(scores, order.shape), order, -1)
+    return np.log(np.take_along_axis(costs, order, -1)), np.maximum.accumulate(rising, axis=-1)
+
+
+def _cost_at(levels: np.ndarray, costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The least cost at which a rising line of (..., networks) points reaches each of (..., levels) scores."""
+    found = np.broadcast_to(costs[..., :1], levels.shape).copy()
+    for k in range(1, costs.shape[-1]):
+        before, after = scores[..., k - 1, None], scores[..., k, None]
+        step = after - before
+        share = np.divide(levels - before, step, out=np.zeros(levels.shape), where=step > 0).clip(0, 1)
+        at = costs[..., k - 1, None] + share * (costs[..., k, None] - costs[..., k - 1, None])
+        found = np.where(levels > before, at, found)
+    return found
 
 
 def hypervolume(costs: np.ndarray, scores: np.ndarray, *, cost: float, score: float) -> np.ndarray:

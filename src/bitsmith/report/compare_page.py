@@ -30,6 +30,7 @@ def render_compared(compared: Compared) -> str:
     budgets = list(dict.fromkeys(cell.contest.budget for cell in compared.cells))
     limited = {Budget.parse(text).cost for line in budgets for text in line.split(", ")}
     costs = [cost for cost in UNITS if cost in limited]
+    searched = {name_of(cell.contest, several) for cell in compared.cells if cell.kind == "found"}
     fronts = {cost: on_merged_front(compared.cells, cost) for cost in costs}
     return fill(
         "compare.html",
@@ -57,8 +58,10 @@ def render_compared(compared: Compared) -> str:
         volumes=[
             (f"{volume.method} in {volume.space}" if several else volume.method, volume) for volume in compared.volumes
         ],
+        told=[saving for saving in compared.savings if saving.ours in searched],
         between=_between,
         points=_points,
+        share=_share,
     )
 
 
@@ -69,3 +72,7 @@ def _between(cell: Cell) -> str:
 
 def _points(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.0f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ _ROUNDING = 1e-9  # of a limit: sums of floats in another order
 
 # "no interval": the metric needs more than predicted classes, so that the sampling error is not known.
 Outcome = Literal["shown", "not shown", "against", "identical", "no interval"]
+SavingOutcome = Literal["shown", "not shown", "against", "identical", "no interval", "not comparable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +139,34 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """How much less of a cost one method takes than another at equal scores.
+
+    Args:
+        ours, theirs: methods with their spaces where the comparison has several.
+        cost: the one compared.
+        value: 1 - ours / theirs, mean over the scores that both reach; None where there are none.
+        scores: lowest and highest of these.
+        meets: share of the bootstrap's draws in which there are any; the interval is over these.
+        text: in words.
+    """
+
+    ours: str
+    theirs: str
+    cost: Cost
+    outcome: SavingOutcome
+    value: float | None
+    low: float | None
+    high: float | None
+    scores: tuple[Fraction, Fraction] | None
+    meets: Fraction
+    seeds: list[int]
+    text: str
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Missing:
     """A network that is not compared: it can't be made, or its run failed."""
 
@@ -187,6 +216,7 @@ class Compared:
     facts: dict[str, Plain]
     environment: dict[str, str]
     command: str
+    savings: list[Saving] = field(default_factory=list)  # records made before these were told have none
 
     __pydantic_config__ = STRICT
 
