@@ -17,6 +17,7 @@ some steps after one to warm up; and the most resident memory above what the pro
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import json
@@ -166,12 +167,15 @@ def _memory(field: str) -> int:
 
 def main() -> None:
     """Measure every network in a process of its own and write the result."""
-    arguments = sys.argv[1:]
-    if arguments and arguments[0] == "--one":
-        kind, *numbers = arguments[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="small images, one repeat")
+    parser.add_argument("--one", nargs=4, metavar=("KIND", "PIXELS", "BATCH", "REPEATS"), help="measure one network")
+    arguments = parser.parse_args()
+    if arguments.one:
+        kind, *numbers = arguments.one
         print(json.dumps(measure(kind, *map(int, numbers))))
         return
-    quick = "--quick" in arguments
+    quick: bool = arguments.quick
     pixels, batch_size, repeats = (8, 2, 1) if quick else (32, 8, 5)
     found: dict[str, dict[str, Any]] = {}
     for kind in ("shared", "branches", "tied", "one", "eight"):
