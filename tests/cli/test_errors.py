@@ -85,13 +85,12 @@ WRONG = [
     (
         [*SEARCH, *FITS, "--method", "uniform", "--epochs", "3"],
         1,
-        "--epochs belongs to methods that train while they search, --method composite, filters, grid, supernet; "
-        "'uniform' doesn't",
+        "'uniform' doesn't, so leave it out",
     ),
     (
         [*SEARCH, *FITS, "--method", "uniform", "--as-published"],
         1,
-        "--as-published belongs to --method composite and supernet, not to 'uniform'",
+        "--as-published belongs to --method composite, supernet, binomial, block-binomial, not to 'uniform'",
     ),
     ([*SEARCH, *FITS, "--epochs", "0"], 1, "epochs"),
     ([*SEARCH, *FITS, "--train-epochs", "0"], 1, "epochs of a training must be at least 1"),

@@ -13,7 +13,7 @@ def test_as_published():
     assert round(supernet.weights_first * 90) == 10
     assert make_method(method_section("composite", True, 3)).epochs == 3
     assert make_method(method_section("supernet", False, 7)).epochs == 7
-    with pytest.raises(RecipeError, match="--as-published belongs to --method composite and supernet, not to"):
+    with pytest.raises(RecipeError, match="--as-published belongs to --method composite, supernet, .*, not to"):
         method_section("uniform", True, None)
     with pytest.raises(RecipeError, match="epochs of a training must be at least 1"):
         make_method(method_section("composite", True, 0))
@@ -24,7 +24,7 @@ def test_epochs_are_those_of_every_method_that_trains(name):
     if hasattr(make_method({"name": name}), "plan"):
         assert make_method(method_section(name, False, 3)).plan.epochs == 3
     else:
-        with pytest.raises(RecipeError, match=f"--epochs belongs to .*composite, filters, grid, supernet; '{name}'"):
+        with pytest.raises(RecipeError, match=f"--epochs belongs to .*composite, filters, .*; '{name}'"):
             method_section(name, False, 3)
 
 

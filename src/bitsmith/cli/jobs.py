@@ -136,7 +136,7 @@ def search(
     quantizer: Quantizer = None,
     target: TargetName = None,
     method: MethodName = "composite",
-    as_published: Annotated[bool, typer.Option(help="Composite or supernet as the papers have it.")] = False,
+    as_published: Annotated[bool, typer.Option(help="As the method's paper has it.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the search.")] = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
     float_epochs: Annotated[int | None, typer.Option(help="Train the float network first; default: don't.")] = None,
@@ -306,6 +306,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "plan": {"epochs": 90, "batch_size": 256, "schedule": "cosine", "warmup": 0.0},
         "weights_first": 0.111,
     },
+    "binomial": {},
+    "block-binomial": {},
 }
 
 
@@ -317,7 +319,7 @@ def method_section(name: str, as_published: bool, epochs: int | None) -> dict[st
     """
     settings = named(name)
     if as_published and name not in PUBLISHED:
-        raise RecipeError(f"--as-published belongs to --method {' and '.join(PUBLISHED)}, not to {name!r}")
+        raise RecipeError(f"--as-published belongs to --method {', '.join(PUBLISHED)}, not to {name!r}")
     if epochs is not None and not hasattr(make_method(settings), "plan"):
         training = [known for known in METHODS if hasattr(make_method({"name": known}), "plan")]
         raise RecipeError(

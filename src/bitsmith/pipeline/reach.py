@@ -13,7 +13,7 @@ from bitsmith.blueprint import Budget
 from bitsmith.cost import Target
 from bitsmith.errors import BitsmithError
 from bitsmith.pipeline.verbs import check_target
-from bitsmith.search import Filters, Method, reachable, some_inside
+from bitsmith.search import Filters, Method, WidthSearch, reachable, some_inside
 from bitsmith.space import Mobile, Precision, Space
 
 
@@ -57,7 +57,7 @@ def reach(space: Space, budgets: Sequence[Budget], method: Method | None = None)
     free = [(cost, None) for cost in others if cost not in {name for name, _ in limited}]
     names = list(dict.fromkeys(cost for cost, _ in limited + free))
     found = reachable(space, names)
-    if isinstance(method, Filters) and isinstance(space, Precision):  # it refuses any other
+    if isinstance(method, Filters | WidthSearch) and isinstance(space, Precision):  # it refuses any other
         least = reachable(method.narrowest(space), names)
         found = {cost: (least[cost][0], most) for cost, (_, most) in found.items()}
     return [

@@ -25,7 +25,7 @@ from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
-from bitsmith.search import Composite, Filters, Found, Method, Problem, Supernet
+from bitsmith.search import Composite, Filters, Found, Method, Problem, Supernet, WidthSearch
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, Pin, Precision, Space, precision
 from bitsmith.train import (
@@ -160,7 +160,7 @@ def search(
         )
     found = replace(found, priced=space.costs)
     over = [budget for budget in limits if found.costs[budget.cost] > budget.limit]
-    published = isinstance(method, Composite | Supernet) and method.as_published
+    published = isinstance(method, Composite | Supernet | WidthSearch) and method.as_published
     if over and not published:  # which enforces none
         raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
     return found

@@ -10,9 +10,22 @@ from pydantic import ConfigDict, ValidationError, create_model
 from bitsmith.cost.reading import first_problem
 from bitsmith.errors import RecipeError, suggestion
 from bitsmith.models.importing import FAILURES, import_users
-from bitsmith.search import Composite, Filters, GridSearch, Method, Random, Sensitivity, Supernet, Uniform
+from bitsmith.search import (
+    Binomial,
+    BlockBinomial,
+    Composite,
+    Filters,
+    GridSearch,
+    Method,
+    Random,
+    Sensitivity,
+    Supernet,
+    Uniform,
+)
 
 METHODS: dict[str, type] = {
+    "binomial": Binomial,
+    "block-binomial": BlockBinomial,
     "composite": Composite,
     "filters": Filters,
     "grid": GridSearch,

@@ -143,9 +143,10 @@ class Recipe(Section):
                 "sensitivity measures a trained float network: give float_plan (--float-epochs) or model.weights "
                 f"(--weights), and don't start from scratch{self.model.untrained}"
             )
-        if self.start == "float" and self.method.get("name") == "filters":
+        name = self.method.get("name")
+        if self.start == "float" and name in ("filters", "binomial", "block-binomial"):
             raise ValueError(
-                "start: the filters method finds networks with fewer filters, which the float network's weights don't "
+                f"start: the {name} method finds networks with fewer filters, which the float network's weights don't "
                 "fit; start from the search, which brings its own, or from scratch"
             )
         if self.start == "float" and self.float_plan is None and self.model.weights is None:

@@ -24,8 +24,11 @@ from bitsmith.search.supernet import (
     slices,
 )
 from bitsmith.search.uniform import Random, Uniform, drawn_name, no_uniform
+from bitsmith.search.widths import Binomial, BlockBinomial, SlimNetwork, WidthSearch
 
 __all__ = [
+    "Binomial",
+    "BlockBinomial",
     "Composite",
     "Discretizer",
     "Filters",
@@ -41,10 +44,12 @@ __all__ = [
     "Scoring",
     "Sensitivity",
     "SharedNetwork",
+    "SlimNetwork",
     "SoftFilters",
     "Step",
     "Supernet",
     "Uniform",
+    "WidthSearch",
     "allocate",
     "blueprints_inside",
     "build_mixed",

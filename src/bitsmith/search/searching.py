@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from bitsmith.search.composite import Composite
     from bitsmith.search.filters.method import Filters
     from bitsmith.search.supernet.method import Supernet
+    from bitsmith.search.widths.method import WidthSearch
 
 
-def check_settings(method: Composite | Filters | Supernet) -> None:
+def check_settings(method: Composite | Filters | Supernet | WidthSearch) -> None:
     """Refuse settings that no search by gradients can work with.
 
     Raises:
@@ -40,14 +41,20 @@ def check_settings(method: Composite | Filters | Supernet) -> None:
         ("multiplier_step", 0 <= method.multiplier_step < math.inf, "not negative"),
         ("square", 0 <= method.square < math.inf, "not negative"),
         ("falling", 0 < method.falling <= 1, "a share of the search, above 0 and up to 1"),
-        ("temperature", all(0 < t < math.inf for t in method.temperature), "positive, from first to last"),
+        (
+            "temperature",
+            all(0 < t < math.inf for t in getattr(method, "temperature", ())),
+            "positive, from first to last",
+        ),
         ("norm_batches", method.norm_batches >= 1, "at least 1"),
     ):
         if not fine:
             raise RecipeError(f"{name} of method {method.name!r} must be {wanted}, got {getattr(method, name)}")
 
 
-def open_loop(method: Composite | Filters | Supernet, problem: Problem, *, depends_on: Mapping[str, Any]) -> Loop:
+def open_loop(
+    method: Composite | Filters | Supernet | WidthSearch, problem: Problem, *, depends_on: Mapping[str, Any]
+) -> Loop:
     """A loop over the method's plan, from its checkpoint on where there is one.
 
     Args:
@@ -83,7 +90,7 @@ def choices_of_bits(problem: Problem) -> dict[str, Any]:
 
 
 def let_fall(
-    method: Composite | Filters | Supernet,
+    method: Composite | Filters | Supernet | WidthSearch,
     budgets: Sequence[Budget],
     first: Sequence[float],
     *,

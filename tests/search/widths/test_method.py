@@ -1,0 +1,127 @@
+"""The two searches of widths: the contract of every method, and what is their own."""
+
+import dataclasses
+
+import pytest
+from conftest import FULL
+
+from bitsmith.blueprint import Budget
+from bitsmith.cost import exact, fits
+from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.recipe.methods import make_method
+from bitsmith.search import Found, Method, Problem
+from bitsmith.search.widths import Binomial, BlockBinomial, width_groups
+from bitsmith.space import cut_state
+from bitsmith.testing import MethodContract
+from bitsmith.testing.methods import example_problem
+from bitsmith.train import TrainPlan
+
+PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
+SETTINGS = {"plan": PLAN, "weight_bits": 4, "activation_bits": 8, "norm_batches": 2, "loss_batches": 1, "samples": 2}
+
+
+class WidthContract(MethodContract):
+    """What both share; the example's budgets are those of 4 bits, so that half of its weights have to go."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def problem(cls) -> Problem:
+        problem = example_problem()
+        at = problem.space.uniform(4, 8)
+        limits = [Budget(cost=c, limit=0.5 * exact(c, at.graph, at.bits)) for c in ("bops", "weights")]
+        return dataclasses.replace(problem, budgets=limits)
+
+    def test_result_is_inside_every_budget(self, found: Found, problem: Problem) -> None:
+        """Its networks are narrower, so that the space of bits alone doesn't hold them."""
+        assert fits(found.best.graph, found.best.bits, problem.budgets, problem.space.costs)
+        assert max(found.costs[b.cost] / b.limit for b in problem.budgets) > 0.8
+        assert {bits.weight for bits in found.best.bits.values()} == {4, 8}  # ends are pinned
+        for old, new in zip(problem.space.template.graph.layers, found.best.graph.layers, strict=True):
+            told = found.details["filters"][old.name]
+            assert told.get("0", 0) == old.out_channels - new.out_channels
+        for group in found.details["widths"]:
+            for layer in group["layers"]:
+                assert found.best.graph[layer].shape[0] == group["kept"]
+
+    def test_no_group_can_be_wider(self, found: Found, method: Method, problem: Problem) -> None:
+        groups = width_groups(problem.space.template.graph, blocks=method.blocks)
+        widths = [group["kept"] for group in found.details["widths"]]
+        for d, channels in enumerate(groups.channels):
+            if widths[d] < channels:
+                wider = groups.network([w + (i == d) for i, w in enumerate(widths)])
+                assert not fits(wider, found.best.bits, problem.budgets, problem.space.costs)
+
+    def test_refuses_beforehand(self, method: Method, problem: Problem) -> None:
+        method.check(problem.space, problem.budgets, trained=True)
+        with pytest.raises(BudgetError, match="with one channel wherever widths can be chosen, weights is at least"):
+            method.check(problem.space, [Budget(cost="weights", limit=1)], trained=True)
+
+    def test_a_tight_budget_leaves_the_least_blueprint(self, method: Method, problem: Problem) -> None:
+        """One channel in every layer but the last."""
+        space = method.narrowest(problem.space)
+        least = Budget(cost="weights", limit=exact("weights", space.template.graph, space.uniform(4, 8).bits))
+        best = method.search(dataclasses.replace(problem, budgets=[least])).best
+        assert {layer.out_channels for layer in best.graph.layers} == {1, 10}
+
+    def test_a_cost_that_no_bits_change(self, method: Method, problem: Problem) -> None:
+        """Widths change RAM: it is met, if not led to."""
+        with pytest.raises(RecipeError, match="can't be led to avg_bits=4"):
+            method.check(problem.space, [Budget.parse("avg_bits=4")], trained=True)
+        graph, bits = problem.space.template.graph, problem.space.uniform(4, 8).bits
+        ram = Budget(cost="ram", limit=0.5 * exact("ram", graph, bits))
+        assert method.search(dataclasses.replace(problem, budgets=[ram])).costs["ram"] <= ram.limit
+
+    def test_curves_follow_the_limits(self, found: Found, problem: Problem) -> None:
+        for budget in problem.budgets:
+            assert found.curves[f"limit {budget.cost}"][-1] == pytest.approx(budget.limit)
+        assert all(0 < mean <= 1 for mean in found.curves["mean width"])
+
+    def test_weights_are_slices(self, found: Found, problem: Problem) -> None:
+        """With no step of learning they would be the float network's own; shapes are theirs in any case."""
+        groups = width_groups(problem.space.template.graph, blocks=True)
+        kept = groups.kept(groups.scaled(0.5))
+        cut = cut_state(groups.coupling, kept, problem.float_state)
+        assert {n for n in found.state if "step" not in n} == set(cut)
+
+
+class TestBinomial(WidthContract):
+    @staticmethod
+    def make() -> Method:
+        return Binomial(**SETTINGS)
+
+
+@pytest.mark.skipif(not FULL, reason="the same code with fewer groups")
+class TestBlockBinomial(WidthContract):
+    @staticmethod
+    def make() -> Method:
+        return BlockBinomial(**SETTINGS)
+
+
+def test_as_published_takes_the_likeliest_widths():
+    """No budget is looked at; layers of equal channel count have equally many left."""
+    method = BlockBinomial(**SETTINGS | {"as_published": True, "start": 0.0})
+    problem = dataclasses.replace(example_problem(), budgets=[Budget.parse("bops=1")])
+    method.check(problem.space, problem.budgets, trained=True)
+    found = method.search(problem)
+    assert found.method == "block-binomial-as-published"
+    for group in found.details["widths"]:
+        assert group["kept"] == pytest.approx(group["expected"], abs=1)
+        assert {found.best.graph[layer].shape[0] for layer in group["layers"]} == {group["kept"]}
+    assert not any(name.startswith("limit") for name in found.curves)
+    assert found.costs["bops"] > 1
+
+
+def test_by_name():
+    assert make_method({"name": "binomial"}) == Binomial()
+    assert make_method({"name": "block-binomial", "plan": {"epochs": 3}}).plan == TrainPlan(epochs=3, lr=0.1)
+
+
+def test_settings_out_of_range():
+    for values, text in (
+        ({"samples": 1}, "samples of method 'binomial' must be at least 2"),
+        ({"weights_first": 8}, "no widths would be learned"),
+        ({"start": 30.0}, "log-odds"),
+        ({"norm_batches": 0}, "norm_batches"),
+    ):
+        with pytest.raises(RecipeError, match=text):
+            Binomial(**values)
