@@ -10,6 +10,7 @@ from bitsmith.cli.facts import cost  # isort: skip
 from bitsmith.cli.targets import targets  # isort: skip
 from bitsmith.cli.profile import profile  # isort: skip
 from bitsmith.cli.compare import compare  # isort: skip
+from bitsmith.cli.widths import widths  # isort: skip
 
 __all__ = [
     "app",
@@ -27,4 +28,5 @@ __all__ = [
     "targets",
     "train",
     "verify",
+    "widths",
 ]

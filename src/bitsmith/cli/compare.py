@@ -71,7 +71,7 @@ def compare(
             _print_hours(estimate_hours(laid_out))
         return
     folder = out_folder or Path("runs") / recipe.stem
-    with _bars(quiet or as_json) as watch:
+    with pool_bars(quiet or as_json) as watch:
         ended = compare_all(comparison, folder, workers=workers, command=typed_command(), say=tell, watch=watch)
     if ended.page is not None:
         compared = read_compared(ended.page.with_suffix(".json"))
@@ -125,7 +125,7 @@ def _print_hours(hours: Mapping[tuple[str, str], float]) -> None:
 
 
 @contextmanager
-def _bars(quiet: bool) -> Iterator[Callable[[State], None]]:
+def pool_bars(quiet: bool) -> Iterator[Callable[[State], None]]:
     """A bar over all runs, and a line for what each worker is at."""
     if quiet:
         yield lambda state: None

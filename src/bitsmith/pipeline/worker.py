@@ -24,6 +24,7 @@ from bitsmith import pipeline
 from bitsmith.errors import BitsmithError, RunError
 from bitsmith.files import whole_file
 from bitsmith.pipeline import Job, RunFolder
+from bitsmith.pipeline.width_grid import lay_out, train_point
 from bitsmith.recipe import Recipe, dump_recipe
 from bitsmith.train import Event
 
@@ -37,12 +38,21 @@ def main() -> int:
     parser.add_argument("--floats", type=Path, help="run folder to take the float network from")
     parser.add_argument("--twin", type=Path, action="append", default=[], help="run to take equal networks from")
     parser.add_argument("--only-float", action="store_true", help="train the float network and stop")
+    parser.add_argument("--run", type=Path, help="run folder of a grid of widths, of which FOLDER is a point's")
+    parser.add_argument("--groups", type=int, help="of that grid")
+    parser.add_argument("--shares", type=_numbers, help="of that grid")
+    parser.add_argument("--point", type=_numbers, help="the shares of that point")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
+        if arguments.run is not None:
+            job = pipeline.prepare(RunFolder(path=arguments.run))
+            grid = lay_out(job, shares=arguments.shares, groups=arguments.groups)
+            train_point(grid, arguments.point, Teller())
+            return 0
         run = RunFolder(path=arguments.folder)
         work(run, floats=arguments.floats, twins=arguments.twin, only_float=arguments.only_float)
     except BitsmithError as error:
@@ -177,6 +187,10 @@ class Teller:
         else:
             return
         self.told = now
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
 
 
 def say(message: str) -> None:

@@ -1,0 +1,148 @@
+"""A grid of widths on tiny data: every network there, resumed, mapped."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import FULL
+
+from bitsmith.errors import RecipeError, RunError
+from bitsmith.pipeline import width_grid
+from bitsmith.pipeline.compare_pool import run_all
+from bitsmith.pipeline.folder import RunFolder
+from bitsmith.pipeline.job import prepare
+from bitsmith.pipeline.width_grid import SCORE, lay_out, summarize_grid, train_grid, train_point
+from bitsmith.recipe import parse_recipe
+from bitsmith.report.width_map import MapPoint, WidthMap, map_figures, write_width_map
+
+RECIPE = {
+    "name": "tiny",
+    "model": {"spec": "resnet8_slim"},
+    "data": {"source": "digits", "limit": 120},
+    "space": {"weight_bits": [4], "activation_bits": [8]},
+    "budgets": ["macs=60k"],
+    "method": {"name": "uniform"},
+    "train": {"epochs": 1, "batch_size": 64, "lr": 0.05, "device": "cpu", "compile": "none"},
+}
+
+
+def recipe():
+    return parse_recipe(RECIPE, "the test")
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid") / "run"
+    return lay_out(prepare(RunFolder.create(folder, recipe())), shares=(0.5, 0.25), groups=2)
+
+
+def test_layout(grid):
+    """Blocks of 8, 16 and 32 channels in two groups."""
+    assert grid.names == ("8 and 16 channels", "32 channels")
+    assert grid.points() == [(0.25, 0.25), (0.25, 0.5), (0.5, 0.25), (0.5, 0.5)]
+    graph = grid.blueprint((0.25, 0.5)).graph
+    assert sorted({layer.out_channels for layer in graph.layers}) == [2, 4, 10, 16]
+    three = lay_out(grid.job)
+    assert len(three.points()) == 64
+    assert len({three.blueprint(point).graph for point in three.points()}) == 64
+    with pytest.raises(RecipeError, match="1 to 3 groups"):
+        lay_out(grid.job, groups=4)
+    with pytest.raises(RecipeError, match="different shares"):
+        lay_out(grid.job, shares=(0.5, 0.5))
+
+
+def test_two_by_two(grid, monkeypatch):
+    """Trained here rather than in processes: what a worker does, in the order in which it is told to."""
+    ran = []
+
+    def here(works, workers, watch, failed):
+        for work in works:
+            given = dict(zip(work.arguments[::2], work.arguments[1::2], strict=True))
+            point = tuple(float(part) for part in given["--point"].split(","))
+            shares = tuple(float(part) for part in given["--shares"].split(","))
+            other = lay_out(prepare(RunFolder(path=grid.job.run.path)), shares=shares, groups=int(given["--groups"]))
+            assert work.folder == other.folder(point)
+            train_point(other, point)
+            ran.append(point)
+        return []
+
+    out = grid.job.run.path
+    train_point(grid, (0.25, 0.25))  # one is there already
+    with pytest.raises(RunError, match="train the grid first"):
+        summarize_grid(grid)
+    monkeypatch.setattr(width_grid, "run_all", here)
+    page = train_grid(recipe(), out, shares=(0.5, 0.25), groups=2, workers=2, command="bitsmith widths").page
+    assert ran == grid.points()[1:]
+    written = json.loads(page.with_suffix(".json").read_text())
+    assert [point["shares"] for point in written["points"]] == [list(point) for point in grid.points()]
+    for point in written["points"]:
+        kept = json.loads((grid.folder(point["shares"]) / SCORE).read_text())
+        assert point["score"] == kept["metric"]
+        assert 0 <= point["score"] <= 1
+    macs = [point["costs"]["macs"] for point in written["points"]]
+    assert sorted(macs) == [macs[0], *sorted(macs[1:3]), macs[3]]
+    text = page.read_text()
+    assert len(re.findall("<figure data-plot>", text)) == 2
+    assert "outside" in text
+    assert "32 channels" in text
+    ran.clear()
+    assert train_grid(recipe(), out, shares=(0.5, 0.25), groups=2).page == page
+    assert ran == []
+    assert list(out.rglob("*.checkpoint")) == []
+    changed = parse_recipe(RECIPE | {"seed": 7}, "the test")
+    with pytest.raises(RunError, match="another recipe"):
+        train_grid(changed, out, shares=(0.5, 0.25), groups=2)
+
+
+@pytest.mark.skipif(not FULL, reason="each process takes seconds to start")
+def test_in_processes_they_come_to_the_same_scores(grid, tmp_path):
+    assert width_grid.run_all is run_all
+    ended = train_grid(recipe(), tmp_path / "run", shares=(0.25, 0.5), groups=2, workers=2)
+    assert ended.failed == ()
+    again = lay_out(prepare(RunFolder(path=tmp_path / "run")), shares=(0.25, 0.5), groups=2)
+    for point in grid.points():
+        train_point(grid, point)
+    assert [replace(p, seconds=0.0) for p in summarize_grid(again).points] == [
+        replace(p, seconds=0.0) for p in summarize_grid(grid).points
+    ]
+
+
+def synthetic(scores, groups=("8 channels", "16 channels", "32 channels"), shares=(0.5, 1.0)):
+    """Points whose MACs are the product of the shares' sum by 1,000."""
+    import itertools
+
+    points = [
+        MapPoint(shares=list(each), score=score, loss=1 - score, seconds=1.0, costs={"macs": 1000 * sum(each)})
+        for each, score in zip(itertools.product(shares, repeat=len(groups)), scores, strict=True)
+    ]
+    return WidthMap(
+        title="t<", created="2026-01-01T00:00:00+00:00", metric="accuracy", images=400, groups=list(groups),
+        shares=list(shares), budgets=["macs=2.5k", "energy=1uJ"], points=points, facts={}, environment={}, command="",
+    )  # fmt: skip
+
+
+def test_what_is_above_the_homogeneous_line(tmp_path):
+    """From 0.5 at 1,500 MACs to 0.8 at 3,000: 0.6 at 2,000, 0.7 at 2,500."""
+    found = synthetic([0.5, 0.61, 0.59, 0.59, 0.58, 0.5, 0.9, 0.8])
+    assert [tuple(point.shares) for point in found.above()] == [(1.0, 1.0, 0.5), (0.5, 0.5, 1.0)]
+    assert "2 of 6 networks" in found.verdict()
+    assert "2.5 points" in found.verdict()
+    assert [found.inside(point) for point in found.points].count(False) == 1
+    page = write_width_map(found, tmp_path).read_text()
+    assert "t&lt;" in page
+
+
+def test_every_point_is_in_every_map():
+    scores = [i / 10 for i in range(8)]
+    figures = map_figures(synthetic(scores))
+    assert len(figures) == 3
+    for figure in figures:
+        assert len(figure.plot["data"]) == 2
+        drawn = [round(z, 6) for panel in figure.plot["data"] for row in panel["z"] for z in row]
+        assert sorted(drawn) == [10.0 * i for i in range(8)]
+    # First and second group, the third at 0.5: columns are the first group, rows the second.
+    assert figures[0].plot["data"][0]["z"] == [[0.0, 40.0], [20.0, 60.0]]
+    assert len(map_figures(synthetic([0.1, 0.2], groups=("8 channels",)))) == 1
+    with pytest.raises(RunError, match="has 8 networks, got 7"):
+        replace(synthetic(scores), points=synthetic(scores).points[1:])
