@@ -5,7 +5,8 @@ The public names, in the order of a job:
     open_data, from_loaders, Task           data and how it is scored
     capture, precision_space                your network, and the bit-widths it may take
     search                                  find a Blueprint inside every Budget, by one of the methods
-        Composite, Sensitivity, GridSearch, Uniform, Random; of filters: Filters; of whole networks: Supernet
+        Composite, Sensitivity, GridSearch, Uniform, Random; of filters: Filters, Binomial,
+        BlockBinomial; of whole networks: Supernet
     fronts                                  one set of budgets per network: "size=10,15,20kB"
     prune                                   a Blueprint without the filters that it removes (0 bits)
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
@@ -24,14 +25,26 @@ from bitsmith.pipeline.explain import explain
 from bitsmith.pipeline.exported import export, load, verify
 from bitsmith.pipeline.verbs import precision_space, quantize, search, train
 from bitsmith.quantize import build
-from bitsmith.search import Composite, Filters, GridSearch, Random, Sensitivity, Supernet, Uniform
+from bitsmith.search import (
+    Binomial,
+    BlockBinomial,
+    Composite,
+    Filters,
+    GridSearch,
+    Random,
+    Sensitivity,
+    Supernet,
+    Uniform,
+)
 from bitsmith.train import Task, TrainPlan, calibrate
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Binomial",
     "Bits",
     "BitsmithError",
+    "BlockBinomial",
     "Blueprint",
     "Budget",
     "Composite",

@@ -73,8 +73,8 @@ class WidthLearner(Learner):
         self.relaxed = RelaxedCosts(space, groups.coupling, [budget.cost for budget in self.budgets])
         self._ones = {layer.name: torch.ones(layer.out_channels, 1) for layer in blueprint.graph.layers}
         self.priced = WidthDiscretizer(space, groups, problem.budgets)
-        # Networks are compared at equal cost: the first one that falls, else the first.
-        self.cost = (*self.budgets, *problem.budgets)[0].cost
+        # What networks are compared at: RAM doesn't rise with every width.
+        self.cost = self.budgets[0].cost if self.budgets else "macs"
         self.costs = [self.priced.cost(self.cost, widths) for widths in self.slim.homogeneous]
         self.lead = method.weights_first * loop.steps_per_epoch
         with torch.no_grad():
