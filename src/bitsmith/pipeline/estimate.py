@@ -82,8 +82,9 @@ def estimate(job: Job) -> Estimate:
         step = _step(job, build(_typical(job)), method.plan.batch_size)
         steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size)
         # Products rise with the square of the width: four homogeneous networks, one drawn; forward passes a third.
-        scored = (4 * method.loss_batches + method.samples * (method.norm_batches + method.loss_batches) * 0.6) / 3
-        paths = sum(share**2 for share in SHARES) + 0.6 + scored / (method.samples * method.sample_steps)
+        whole = sum(share**2 for share in SHARES)
+        scored = (whole + 0.6 * method.samples) * (method.norm_batches + method.loss_batches) / 3
+        paths = whole + 0.6 + scored / (method.samples * method.sample_steps)
         search_seconds = lines * step * (paths * steps + method.norm_batches / 3)
     elif isinstance(method, Sensitivity):  # measured once for all budgets
         options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)

@@ -10,14 +10,20 @@ from bitsmith.cost import exact, fits
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.recipe.methods import make_method
 from bitsmith.search import Found, Method, Problem
+from bitsmith.search.searching import open_loop
 from bitsmith.search.widths import Binomial, BlockBinomial, width_groups
+from bitsmith.search.widths.learner import WidthLearner
+from bitsmith.search.widths.method import at_bits
 from bitsmith.space import cut_state
 from bitsmith.testing import MethodContract
 from bitsmith.testing.methods import example_problem
 from bitsmith.train import TrainPlan
 
 PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
-SETTINGS = {"plan": PLAN, "weight_bits": 4, "activation_bits": 8, "norm_batches": 2, "loss_batches": 1, "samples": 2}
+SETTINGS = {
+    "plan": PLAN, "weight_bits": 4, "activation_bits": 8, "norm_batches": 1, "loss_batches": 1, "samples": 2,
+    "sample_steps": 1,
+}  # fmt: skip
 
 
 class WidthContract(MethodContract):
@@ -109,6 +115,20 @@ def test_as_published_takes_the_likeliest_widths():
         assert {found.best.graph[layer].shape[0] for layer in group["layers"]} == {group["kept"]}
     assert not any(name.startswith("limit") for name in found.curves)
     assert found.costs["bops"] > 1
+
+
+def test_homogeneous_networks_are_no_better_than_themselves():
+    """Scored as if they were drawn; and one between two of them is measured by the line through both."""
+    problem, method = example_problem(), Binomial(**SETTINGS)
+    space = at_bits(problem.space, 4, 8, "binomial")
+    groups = width_groups(space.template.graph, blocks=False)
+    loop = open_loop(method, problem, depends_on={})
+    learner = WidthLearner(method, problem, loop, space, groups)
+    batches = list(problem.task.data.search.batches(batch_size=64, seed=0))
+    relative = learner.measure([*learner.slim.homogeneous, (4, 8, 12, 12)[: len(groups.channels)]], batches)
+    assert relative[:4] == pytest.approx([0, 0, 0, 0], abs=1e-6)
+    assert relative[4] != 0
+    assert learner.costs == sorted(learner.costs)
 
 
 def test_by_name():

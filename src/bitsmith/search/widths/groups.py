@@ -83,10 +83,6 @@ class WidthGroups:
         """A blueprint of the whole network, whose layers have one pair of bits each, at some widths."""
         return replace(template, graph=self.network(widths))
 
-    def names(self) -> tuple[str, ...]:
-        """Each group by its first layer, and how many more it has."""
-        return tuple(f"{g.layers[0]} +{len(g.layers) - 1}" if len(g.layers) > 1 else g.layers[0] for g in self.groups)
-
 
 def width_groups(graph: NetworkGraph, *, blocks: bool) -> WidthGroups:
     """The groups of a network that have more than one width to choose.

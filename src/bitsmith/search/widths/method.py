@@ -57,7 +57,7 @@ class WidthSearch(ABC):
     weight_bits: int | None = None
     activation_bits: int | None = None
     samples: int = 3
-    sample_steps: int = 1
+    sample_steps: int = 4
     baseline: Baseline = "leave-one-out"
     start: float = 2.0
     architecture_lr: float = 0.05
@@ -209,7 +209,7 @@ def at_bits(space: Precision, weight: int | None, activation: int | None, method
                     f"{what}_bits of method {method!r} is {bits}, and layer {name!r} may have {list(allowed)}; take "
                     "one of these, or allow it in the space"
                 )
-            pair.append((allowed[-1] if bits is None or len(allowed) == 1 else bits,))
+            pair.append((max(allowed) if bits is None or len(allowed) == 1 else bits,))
         if (FLOAT,) in pair:
             raise RecipeError(
                 f"layer {name!r} would stay float, and the {method} method searches networks of 1 to 8 bits: pin it to "

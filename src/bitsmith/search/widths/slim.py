@@ -94,8 +94,7 @@ class SlimNetwork(Stepped):
         if k == len(SHARES) - 1:
             return self.network(x)
         kept = self.groups.kept(self.homogeneous[k])
-        rows = {name: np.full(len(units), k) for name, units in self._normed.items()}
-        sliced = self._slices(kept, rows)
+        sliced = self._slices(kept, self._rows_of(k))
         y = self._call(x, self._graphs[k], sliced)
         if self.training:
             with torch.no_grad():
@@ -110,14 +109,21 @@ class SlimNetwork(Stepped):
         kept = self.groups.kept(widths)
         return self._call(x, self.groups.network(widths), self._slices(kept, self._rows(widths)))
 
-    @torch.no_grad()
     def extract(self, widths: Sequence[int]) -> Network:
         """A copy of the network at some widths, whose state loads into `build` of its blueprint.
 
         Its BatchNorm statistics are those of homogeneous networks: estimate them anew before it is scored.
         """
+        return self._copy(widths, self._rows(widths))
+
+    def extract_share(self, k: int) -> Network:
+        """A copy of the k-th homogeneous network, with its own BatchNorms."""
+        return self._copy(self.homogeneous[k], self._rows_of(k))
+
+    @torch.no_grad()
+    def _copy(self, widths: Sequence[int], rows: Mapping[str, np.ndarray]) -> Network:
         found = copy.deepcopy(self.network)
-        for name, value in self._slices(self.groups.kept(widths), self._rows(widths)).items():
+        for name, value in self._slices(self.groups.kept(widths), rows).items():
             path, _, last = name.rpartition(".")
             module = found.get_submodule(path)
             if last in module._parameters:
@@ -135,6 +141,10 @@ class SlimNetwork(Stepped):
             return functional_call(self.network, dict(sliced), (x,))
         finally:
             self.network.graph = whole
+
+    def _rows_of(self, k: int) -> dict[str, np.ndarray]:
+        """One homogeneous width for each channel of each BatchNorm."""
+        return {name: np.full(len(units), k) for name, units in self._normed.items()}
 
     def _rows(self, widths: Sequence[int]) -> dict[str, np.ndarray]:
         """For each channel of each BatchNorm the homogeneous width that it takes its own from."""
