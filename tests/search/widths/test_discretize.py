@@ -34,7 +34,7 @@ def by_removal(widths):
     return prune(SPACE.template.with_bits(bits)).blueprint
 
 
-COSTS = ("weights", "size", "bitops", "bops", "macs", "params", "ram")
+COSTS = ("weights", "size", "bops", "macs", "params", "ram")
 EVERY = list(product(*(range(1, c + 1) for c in GROUPS.channels)))
 PRICED: dict[tuple[int, ...], dict[str, float]] = {}
 
@@ -48,7 +48,7 @@ def priced():
     return PRICED
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 999), share=st.floats(0.02, 1.1), cost=st.sampled_from(COSTS), second=st.sampled_from(COSTS))
 def test_inside_and_no_wider_network_is(seed, share, cost, second):
     whole = priced()[GROUPS.channels]

@@ -35,7 +35,7 @@ def ready(graph, seed=0, bits=(2, 4), quantizer="lsq", blocks=False):
 @pytest.mark.parametrize(
     ("draw", "quantizer"), [(graphs.residual, "lsq"), (inverted, "lsq"), (graphs.residual, "pact")]
 )
-@pytest.mark.parametrize("k", range(len(SHARES)))
+@pytest.mark.parametrize("k", [0, 2, 3])
 @torch.no_grad()
 def test_homogeneous_networks_are_the_narrow_ones(draw, quantizer, k):
     """Built by themselves, with the first weights and the BatchNorms of their own row."""
