@@ -5,8 +5,8 @@ The public names, in the order of a job:
     open_data, from_loaders, Task           data and how it is scored
     capture, precision_space                your network, and the bit-widths it may take
     search                                  find a Blueprint inside every Budget, by one of the methods
-        Composite, Sensitivity, GridSearch, Uniform, Random; of filters: Filters, Binomial,
-        BlockBinomial; of whole networks: Supernet
+        Composite, Sensitivity, GridSearch, Uniform, Random; of filters: Filters, Multinomial,
+        Binomial, BlockBinomial; of whole networks: Supernet
     fronts                                  one set of budgets per network: "size=10,15,20kB"
     prune                                   a Blueprint without the filters that it removes (0 bits)
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
@@ -31,6 +31,7 @@ from bitsmith.search import (
     Composite,
     Filters,
     GridSearch,
+    Multinomial,
     Random,
     Sensitivity,
     Supernet,
@@ -50,6 +51,7 @@ __all__ = [
     "Composite",
     "Filters",
     "GridSearch",
+    "Multinomial",
     "Random",
     "Sensitivity",
     "Supernet",

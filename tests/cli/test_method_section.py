@@ -13,7 +13,7 @@ def test_as_published():
     assert round(supernet.weights_first * 90) == 10
     assert make_method(method_section("composite", True, 3)).epochs == 3
     assert make_method(method_section("supernet", False, 7)).epochs == 7
-    with pytest.raises(RecipeError, match="--as-published belongs to --method composite, supernet, .*, not to"):
+    with pytest.raises(RecipeError, match=r"--as-published belongs to --method composite, supernet, .*, not to"):
         method_section("uniform", True, None)
     with pytest.raises(RecipeError, match="epochs of a training must be at least 1"):
         make_method(method_section("composite", True, 0))

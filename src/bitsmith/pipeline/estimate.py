@@ -17,6 +17,9 @@ from bitsmith.search import (
     Composite,
     Filters,
     GridSearch,
+    Multinomial,
+    Partitions,
+    SampledFilters,
     Sensitivity,
     SharedNetwork,
     SoftFilters,
@@ -86,6 +89,11 @@ def estimate(job: Job) -> Estimate:
         scored = (whole + 0.6 * method.samples) * (method.norm_batches + method.loss_batches) / 3
         paths = whole + 0.6 + scored / (method.samples * method.sample_steps)
         search_seconds = lines * step * (paths * steps + method.norm_batches / 3)
+    elif isinstance(method, Multinomial):
+        step = _step(job, SampledFilters(Partitions(job.space, method.pairs)), method.plan.batch_size)
+        steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size)
+        scored = (method.plan.epochs - method.weights_first) * method.architecture_steps * method.samples
+        search_seconds = lines * step * (steps + (scored * (method.norm_batches + 1) + method.norm_batches) / 3)
     elif isinstance(method, Sensitivity):  # measured once for all budgets
         options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)
         step = _step(job, build_mixed(job.space), method.batch_size)

@@ -25,7 +25,7 @@ from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
-from bitsmith.search import Composite, Filters, Found, Method, Problem, Supernet, WidthSearch
+from bitsmith.search import Composite, Filters, Found, Method, Multinomial, Problem, Supernet, WidthSearch
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, Pin, Precision, Space, precision
 from bitsmith.train import (
@@ -160,7 +160,7 @@ def search(
         )
     found = replace(found, priced=space.costs)
     over = [budget for budget in limits if found.costs[budget.cost] > budget.limit]
-    published = isinstance(method, Composite | Supernet | WidthSearch) and method.as_published
+    published = isinstance(method, Composite | Multinomial | Supernet | WidthSearch) and method.as_published
     if over and not published:  # which enforces none
         raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
     return found
@@ -173,8 +173,8 @@ def check_target(space: Space, target: Target, method: Method | None = None) -> 
         RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer; bits
             per filter.
     """
-    if isinstance(method, Filters):
-        target.check_filters(remove=method.remove)
+    if isinstance(method, Filters | Multinomial):
+        target.check_filters(remove=isinstance(method, Filters) and method.remove)
     if not _claims_none(space):
         steps = find_quantizers(space.quantizer)
         for graph in space.graphs:

@@ -1,5 +1,6 @@
 """Real numbers to few levels: quantizers, their mixture, quantized layers and the network made of them."""
 
+from bitsmith.quantize.filterwise import FilterWise
 from bitsmith.quantize.fold import ACCUMULATOR, Folded, FrozenLayer, freeze
 from bitsmith.quantize.fold_float import Codes, FloatFolded
 from bitsmith.quantize.gaussian import GaussianActivation, GaussianWeight
@@ -7,6 +8,7 @@ from bitsmith.quantize.layers import Affine, Priced, apply_weight
 from bitsmith.quantize.lsq import LearnedStep, LsqActivation, LsqWeight, Stream
 from bitsmith.quantize.mixture import Identity, Mixture, mix
 from bitsmith.quantize.network import Network, Stepped, build, float_blueprint
+from bitsmith.quantize.nice import NiceWeight
 from bitsmith.quantize.pact import PactActivation, SawbWeight
 from bitsmith.quantize.pairs import QUANTIZERS, QuantizerPair, find_quantizers
 from bitsmith.quantize.quantizer import ActivationQuantizer, Calibrated, Grid, Quantizer, scale_gradient
@@ -18,6 +20,7 @@ __all__ = [
     "Affine",
     "Calibrated",
     "Codes",
+    "FilterWise",
     "FloatFolded",
     "Folded",
     "FrozenLayer",
@@ -30,6 +33,7 @@ __all__ = [
     "LsqWeight",
     "Mixture",
     "Network",
+    "NiceWeight",
     "PactActivation",
     "Priced",
     "Quantizer",

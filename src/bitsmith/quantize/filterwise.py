@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitsmith.quantize.lsq import LearnedStep
 from bitsmith.quantize.quantizer import Quantizer
 
 
@@ -63,6 +64,10 @@ class FilterWise(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._arranged([part(piece) for part, piece in self._each(x)], x)
+
+    def noisy(self, x: Tensor, share: float) -> Tensor:
+        """As of `LearnedStep`, whose quantizers it must be made of."""
+        return self._arranged([cast(LearnedStep, part).noisy(piece, share) for part, piece in self._each(x)], x)
 
     def codes(self, x: Tensor) -> Tensor:
         return self._arranged([part.codes(piece) for part, piece in self._each(x)], x)

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitsmith.blueprint import NetworkGraph, Node
+from bitsmith.quantize.filterwise import FilterWise
+from bitsmith.quantize.lsq import LearnedStep
+from bitsmith.quantize.quantizer import ActivationQuantizer
 
 
 class Priced(nn.Module):
@@ -22,6 +25,11 @@ class Priced(nn.Module):
         in_channels: channels (features) of its input.
         quantize_weight: module applied to the weight, or None for float.
         quantize_input: module applied to the input, or None to read it as it is.
+
+    Attributes:
+        noise: share of the weights that get noise in training; set while the layer is being quantized by a staged
+            training (`bitsmith.train.staged`).
+        is_float: whether it computes without its quantizers for the present; likewise.
     """
 
     def __init__(
@@ -39,15 +47,30 @@ class Priced(nn.Module):
         self.norm = make_norm(node)
         self.quantize_weight = quantize_weight
         self.quantize_input = quantize_input
+        self.noise = 0.0
+        self.is_float = False
         nn.init.kaiming_normal_(self.weight, mode="fan_out" if node.op == "conv" else "fan_in", nonlinearity="relu")
 
     def forward(self, x: Tensor, use: Node | None = None) -> Tensor:
         """y for one use of the layer: a node that shares its parameters, or (None) its own."""
         if self.quantize_input is not None:
-            x = self.quantize_input(x)
-        weight = self.weight if self.quantize_weight is None else self.quantize_weight(self.weight)
-        y = apply_weight(use or self.node, x, weight, self.bias)
+            x = self._clipped(x) if self.is_float else self.quantize_input(x)
+        y = apply_weight(use or self.node, x, self._quantized(), self.bias)
         return y if self.norm is None else self.norm(y)
+
+    def _quantized(self) -> Tensor:
+        quantizer = self.quantize_weight
+        if quantizer is None or self.is_float:
+            return self.weight
+        if self.noise and self.training:
+            assert isinstance(quantizer, LearnedStep | FilterWise)
+            return quantizer.noisy(self.weight, self.noise)
+        return quantizer(self.weight)
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        """What an unsigned quantizer does beside rounding: a ReLU before it may have been left to it."""
+        quantizer = self.quantize_input
+        return x if not isinstance(quantizer, ActivationQuantizer) or quantizer.signed else F.relu(x)
 
 
 class Affine(nn.Module):

@@ -122,6 +122,17 @@ class LearnedStep(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         return lsq_codes(x, self.step(x), *self.range[:2], binary=self.range.binary)
 
+    def noisy(self, x: Tensor, share: float) -> Tensor:
+        """A random share of x with uniform noise of up to half the distance between levels, clipped; the rest hard.
+
+        By torch's global generator. Noisy numbers hand their gradient on where they are not clipped.
+        """
+        step = self.step(x).detach()
+        lo, hi, binary = self.range
+        noise = (torch.rand_like(x) - 0.5) * (2 if binary else 1) * step
+        loose = torch.minimum(torch.maximum(x + noise, lo * step), hi * step)
+        return torch.where(torch.rand_like(x) < share, loose, self(x))
+
 
 class LsqWeight(LearnedStep):
     """LSQ of a weight tensor, one step per filter or one for all.

@@ -4,6 +4,7 @@ lsq             learned steps (LSQ); the default
 lsq-pow2        the same with every step a power of two: input, activation, stream and weight steps, as hls4ml and FINN
                 want them. The scale of a layer with BatchNorm is not one, since BatchNorm's gain is folded into it.
 pact            activations clipped at a learned bound (PACT), weights clipped by their moments (SAWB)
+nice            learned steps, one for a weight tensor, started at |mean| + 3.45 deviations (NICE)
 gaussian        fixed steps times the measured deviation
 hwgq            fixed steps for unit variance, as EdMIPS publishes them
 hwgq-optimal    the same with the best activation steps for the rounding as it is done
@@ -20,6 +21,7 @@ from bitsmith.errors import BitsmithError
 from bitsmith.quantize.gaussian import GaussianActivation, GaussianWeight
 from bitsmith.quantize.lsq import LsqActivation, LsqWeight
 from bitsmith.quantize.maps import LsqMaps
+from bitsmith.quantize.nice import NiceWeight
 from bitsmith.quantize.pact import PactActivation, SawbWeight
 from bitsmith.quantize.quantizer import ActivationQuantizer, Quantizer
 
@@ -63,6 +65,11 @@ QUANTIZERS: dict[str, QuantizerPair] = {
     "pact": QuantizerPair(
         weight=lambda bits, shape, per_filter: SawbWeight(bits),
         activation=lambda bits, signed: PactActivation(bits, signed=signed),
+    ),
+    "nice": QuantizerPair(
+        weight=lambda bits, shape, per_filter: NiceWeight(bits, shape),
+        activation=lambda bits, signed: LsqActivation(bits, signed=signed),
+        maps=lambda widths, signed: LsqMaps(widths, signed=signed),
     ),
     "gaussian": QuantizerPair(
         weight=lambda bits, shape, per_filter: GaussianWeight(bits),

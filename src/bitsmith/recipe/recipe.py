@@ -159,6 +159,8 @@ class Recipe(Section):
                 "train.distill needs a trained float network to learn from: give float_plan or model.weights"
                 f"{self.model.untrained}"
             )
+        if self.float_plan is not None and self.float_plan.noise:
+            raise ValueError("float_plan.noise: the float network has nothing to quantize; noise belongs to train")
         if self.float_plan is not None and self.float_plan.distill:
             raise ValueError("float_plan.distill: the float network has no teacher; distill belongs to train")
         return self

@@ -5,7 +5,7 @@ from bitsmith.search.baselines import fill, largest_uniform, random_inside
 from bitsmith.search.composite import Composite, complexity, published_penalty
 from bitsmith.search.evaluate import Score, evaluate_blueprint
 from bitsmith.search.feasible import least, reachable, some_inside
-from bitsmith.search.filters import Filters, SoftFilters
+from bitsmith.search.filters import Filters, Multinomial, Partitions, SampledFilters, SoftFilters
 from bitsmith.search.grid import GridSearch, blueprints_inside
 from bitsmith.search.integer_program import Sensitivity
 from bitsmith.search.marginal import Marginal, Marginals, measure_steps
@@ -38,8 +38,11 @@ __all__ = [
     "Marginals",
     "Measured",
     "Method",
+    "Multinomial",
+    "Partitions",
     "Problem",
     "Random",
+    "SampledFilters",
     "Score",
     "Scoring",
     "Sensitivity",

@@ -24,18 +24,21 @@ from bitsmith.train import Learner, Loop, load_into
 if TYPE_CHECKING:
     from bitsmith.search.composite import Composite
     from bitsmith.search.filters.method import Filters
+    from bitsmith.search.filters.multinomial import Multinomial
     from bitsmith.search.supernet.method import Supernet
     from bitsmith.search.widths.method import WidthSearch
 
+    Searching = Composite | Filters | Multinomial | Supernet | WidthSearch
 
-def check_settings(method: Composite | Filters | Supernet | WidthSearch) -> None:
+
+def check_settings(method: Searching) -> None:
     """Refuse settings that no search by gradients can work with.
 
     Raises:
         RecipeError: naming the setting.
     """
-    if method.plan.distill or method.plan.ema:
-        raise RecipeError("distill and ema belong to the final training; the search's plan takes neither")
+    if method.plan.distill or method.plan.ema or method.plan.noise:
+        raise RecipeError("distill, ema and noise belong to the final training; the search's plan takes none of them")
     for name, fine, wanted in (
         ("architecture_lr", 0 < method.architecture_lr < math.inf, "positive"),
         ("multiplier_step", 0 <= method.multiplier_step < math.inf, "not negative"),
@@ -52,9 +55,7 @@ def check_settings(method: Composite | Filters | Supernet | WidthSearch) -> None
             raise RecipeError(f"{name} of method {method.name!r} must be {wanted}, got {getattr(method, name)}")
 
 
-def open_loop(
-    method: Composite | Filters | Supernet | WidthSearch, problem: Problem, *, depends_on: Mapping[str, Any]
-) -> Loop:
+def open_loop(method: Searching, problem: Problem, *, depends_on: Mapping[str, Any]) -> Loop:
     """A loop over the method's plan, from its checkpoint on where there is one.
 
     Args:
@@ -65,6 +66,7 @@ def open_loop(
         RunError: as `Loop`.
     """
     settings = json.loads(json.dumps(asdict(method)))  # tuples become lists, as in a checkpoint
+    del settings["plan"]["noise"]  # none in a search
     return Loop(
         stage=f"search {method.name} {at(problem)}",
         task=problem.task,
@@ -90,7 +92,7 @@ def choices_of_bits(problem: Problem) -> dict[str, Any]:
 
 
 def let_fall(
-    method: Composite | Filters | Supernet | WidthSearch,
+    method: Searching,
     budgets: Sequence[Budget],
     first: Sequence[float],
     *,

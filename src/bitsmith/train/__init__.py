@@ -11,6 +11,7 @@ from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accu
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
 from bitsmith.train.paired import Difference, paired
 from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
+from bitsmith.train.staged import Stages
 from bitsmith.train.statistics import calibrate, evaluate, infer, reestimate_norms
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
@@ -24,6 +25,7 @@ __all__ = [
     "Loop",
     "Metric",
     "Mode",
+    "Stages",
     "Task",
     "TrainPlan",
     "Watch",

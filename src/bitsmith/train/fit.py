@@ -24,6 +24,7 @@ from bitsmith.train.distill import distill
 from bitsmith.train.loop import History, Learner, Loop
 from bitsmith.train.mode import autocast, on_threads
 from bitsmith.train.plan import WEIGHTED, TrainPlan, make_optimizer, make_schedule
+from bitsmith.train.staged import Stages
 from bitsmith.train.statistics import evaluate, reestimate_norms
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Watch, silent
@@ -59,7 +60,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite.
-        RecipeError: `plan.distill` without a teacher.
+        RecipeError: `plan.distill` without a teacher; `plan.noise` where it can't be, see `Stages`.
         RunError: a checkpoint that is damaged or of another training.
     """
     if plan.distill and teacher is None:
@@ -74,6 +75,7 @@ def fit(
         epoch_seed=partial(derive, seed, "batches"),
         settings={
             **asdict(plan),
+            "noise": plan.noise or None,  # as in checkpoints from before there was any
             "seed": seed,
             "teacher": digest(teacher.state_dict()) if teacher else None,
             "bits": _bits(network),
@@ -86,7 +88,11 @@ def fit(
     torch.manual_seed(derive(seed, "fit"))
     with on_threads(loop.mode.threads):
         learner = _Fitting(network, task, plan, loop, teacher, seed)
-        history = loop.run(learner)
+        try:
+            history = loop.run(learner)
+        finally:
+            if learner.stages is not None:
+                learner.stages.finish()
         if learner.averaged is not None:
             take_average(network, learner.averaged)
     return history
@@ -114,8 +120,10 @@ class _Fitting(Learner):
         self.optimizer = make_optimizer(network, plan)
         self.prepared = self.accelerator.prepare(self.optimizer)
         self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
+        self.stages = Stages(network, plan.noise, loop.steps) if plan.noise else None
         # Compiled for full batches; a last smaller one runs as it is rather than be compiled again.
-        self.forward = compiled(network, loop.mode.compile)
+        mode = loop.mode.compile
+        self.forward = compiled(network, "quantizers" if self.stages and mode == "network" else mode)
         self.teacher = self.teach = None
         if teacher is not None:
             self.teacher = teacher.to(loop.device).eval()
@@ -127,8 +135,12 @@ class _Fitting(Learner):
 
     def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
         full = len(x) == self.plan.batch_size
+        if self.stages is not None:
+            self.stages.begin(step)
         with autocast(self.loop.mode.precision, self.loop.device):
             logits = (self.forward if full else self.network)(x).float()
+        if self.stages is not None:
+            self.stages.passed()
         loss = self.task.compute_loss(logits, y)
         if self.teach is None or self.teacher is None:
             return loss
@@ -147,6 +159,8 @@ class _Fitting(Learner):
 
     def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
         network = self.network
+        if self.stages is not None:
+            self.stages.hold(step - 1)  # of the last batch, also where the run went on from here
         if self.averaged is not None:
             network = self.averaged.module
             batch_size = self.plan.batch_size

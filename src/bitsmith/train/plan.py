@@ -39,6 +39,8 @@ class TrainPlan:
         distill_temperature: of the softmax of both; 2 is what Hinton et al. 2015 chose for their largest experiment
             (section 4).
         ema: decay per step of the averaged weights, such as 0.999; 0 = none. See `average`.
+        noise: share of a layer's weights that get noise while it is being quantized, layer after layer; 0.05 is what
+            UNIQ and NICE take, 0 = all layers quantized from the beginning. See `bitsmith.train.staged`.
 
     Raises:
         RecipeError: a number out of its range.
@@ -58,6 +60,7 @@ class TrainPlan:
     distill: float = 0.0
     distill_temperature: float = 2.0
     ema: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, fine, wanted in (
@@ -70,9 +73,14 @@ class TrainPlan:
             ("distill", 0 <= self.distill <= 1, "in 0..1"),
             ("distill_temperature", 0 < self.distill_temperature < math.inf, "positive"),
             ("ema", 0 <= self.ema < 1, "in 0..1, 1 excluded"),
+            ("noise", 0 <= self.noise <= 1, "in 0..1"),
         ):
             if not fine:
                 raise RecipeError(f"{name} of a training must be {wanted}, got {getattr(self, name)}")
+        if self.noise and self.ema:
+            raise RecipeError("noise starts steps anew in every stage, which ema would average; take one of them")
+        if self.noise and self.compile == "network":
+            raise RecipeError("noise makes another network in every stage, so it can't take compile: network")
 
 
 def make_optimizer(

@@ -108,7 +108,11 @@ class RelaxedCosts:
         groups = layer.spec.groups
         stays = kept[layer.filters]
         filters = (stays[:, None] * p).reshape(groups, -1, p.shape[1]).sum(1)  # [groups, weight bits]
-        maps = kept[layer.maps].reshape(groups, -1).sum(1)  # [groups]
+        read = kept[layer.maps]
+        maps = read.reshape(groups, -1).sum(1)  # [groups]
+        alike = q.ndim == 1  # all maps of the layer
+        q = q.expand(len(read), -1) if alike else q
+        wires = (read * (q @ layer.activation)).reshape(groups, -1).sum(1)  # bits that a group reads
         counts = layer.window * (filters * maps[:, None]).sum(0)  # weights of each bit-width
         stored = (counts * layer.weight).sum() / 8
         found: dict[str, Tensor] = {}
@@ -119,23 +123,30 @@ class RelaxedCosts:
                 case "weights":
                     found[name] = stored
                 case "size" | "flash":
-                    narrowed = TABLE * layer.starts * q[layer.activation < STREAM_BITS].sum()
+                    narrowed = TABLE * layer.starts * q.mean(0)[layer.activation < STREAM_BITS].sum()
                     found[name] = HEADER + stored + layer.stored_per_channel * stays.sum() + narrowed
                 case "macs":
                     found[name] = layer.positions * counts.sum()
                 case "bitops":
-                    found[name] = layer.positions * (counts * layer.weight).sum() * (q @ layer.activation)
+                    found[name] = layer.positions * layer.window * ((filters @ layer.weight) * wires).sum()
                 case "bops":
-                    found[name] = self._bops(layer, filters, maps, q)
+                    levels = (2**layer.activation - 1).double()
+                    # log2 of all that a group reads; of maps that are alike but undecided, its mean.
+                    reach = (
+                        (levels.log2() @ q[0]) + (layer.window * maps).clamp_min(1).log2()
+                        if alike
+                        else (layer.window * (read * (q @ levels)).reshape(groups, -1).sum(1)).clamp_min(1).log2()
+                    )
+                    found[name] = self._bops(layer, filters, maps, wires, reach)
         return found
 
-    def _bops(self, layer: _Layer, filters: Tensor, maps: Tensor, q: Tensor) -> Tensor:
-        """As `bitsmith.cost.bops`, with log2 for its ceiling."""
-        fan_in = (layer.window * maps)[:, None]  # [groups, 1]
-        products = fan_in * (layer.weight - 1) * (q @ layer.activation)
+    def _bops(self, layer: _Layer, filters: Tensor, maps: Tensor, wires: Tensor, reach: Tensor) -> Tensor:
+        """As `bitsmith.cost.bops`, with log2 for its ceiling; [groups] and filters [groups, weight bits]."""
+        products = layer.window * wires[:, None] * (layer.weight - 1)
         magnitude = (2 ** (layer.weight - 1) - 1).clamp_min(1)
-        reach = ((2**layer.activation - 1).log2() @ q) + magnitude.log2() + fan_in.clamp_min(1).log2()
-        return layer.positions * (filters * (products + (fan_in - 1).clamp_min(0) * reach)).sum()
+        accumulator = reach[:, None] + magnitude.log2()
+        sums = (layer.window * maps[:, None] - 1).clamp_min(0) * accumulator
+        return layer.positions * (filters * (products + sums)).sum()
 
 
 def led(budgets: Sequence[Budget]) -> tuple[Budget, ...]:

@@ -31,7 +31,7 @@ class Shares:
 
     Args:
         weight: for each priced layer [filters, weight bits of its options].
-        activation: for each priced layer [activation bits of its options].
+        activation: for each priced layer [activation bits of its options], or with a row for each map that it reads.
         kept: of each unit, [units].
     """
 

@@ -1,0 +1,202 @@
+"""Multinomial: search of how many filters of each layer have which bits, by draws and score functions.
+
+    n ~ Multinomial(N, softmax(alpha)) per layer,    alpha <- alpha - Adam(mean_s (L_s - b_s)(n_s - N p) + d penalty)
+
+Zur, Baskin, Zheltonozhskii et al., Towards Learning of Filter-Level Heterogeneous Compression of CNNs, arXiv
+1904.09872, and its released code. A filter takes a pair of its weight bits and the activation bits of the map that it
+makes. Epochs of weights, each batch under a partition drawn, alternate with steps of alpha on search data. Where ours
+differs:
+
+- The score function estimates the slope of the cross-entropy alone, with a leave-one-out baseline
+  (`bitsmith.search.filters.score`). What partitions cost is known: its expectation and slope are closed forms
+  (`bitsmith.search.filters.partitions`), led to budgets that fall (`bitsmith.search.falling`).
+- Budgets are hard: what the search ends with is brought inside exactly, pairs kept (`bitsmith.search.filters.settle`).
+- All bits of a filter share one weight. BatchNorm is re-estimated before a partition is scored. Alpha never sees test
+  data, and its optimizer lives as long as the search.
+
+`as_published` draws the penalty lambda (BOPs / BOPs at 3 bits)^2 with the loss, has no baseline, steps by plain SGD and
+ends with floor(N p) filters at each pair and the rest at the last, whatever budgets say. docs/filters.md lists what is
+published, what is ours and what nobody knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import numpy as np
+from torch import Tensor
+
+from bitsmith.blueprint import Budget
+from bitsmith.errors import RecipeError
+from bitsmith.quantize import build, float_blueprint
+from bitsmith.search.filters.alternating import Alternating
+from bitsmith.search.filters.costs import RELAXED
+from bitsmith.search.filters.partitions import Counts, Pair, Partitions
+from bitsmith.search.filters.sampled import SampledFilters, check_maps
+from bitsmith.search.filters.score import Baseline
+from bitsmith.search.filters.settle import Settler
+from bitsmith.search.problem import Found, Problem, require_bits
+from bitsmith.search.searching import check_settings, choices_of_bits, open_loop
+from bitsmith.seeding import derive
+from bitsmith.space import Precision
+from bitsmith.train import TrainPlan, calibrate, on_threads, reestimate_norms
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Multinomial:
+    """Filters per pair of bits, by draws.
+
+    Args:
+        plan: epochs, batch size and optimizer of the weights during search; nothing is compiled.
+        pairs: (weight bits of a filter, activation bits of the map that it makes), in the order in which filters are
+            assigned; (code). Layers whose options are one number keep that number.
+        samples: partitions drawn for a step of alpha; (code).
+        baseline: of the score function, "leave-one-out" or "none"; as published none.
+        architecture_lr: of Adam on alpha; as published of SGD.
+        architecture_steps: steps of alpha after each epoch of weights, on a batch of search data each.
+        weights_first: epochs in which only weights learn.
+        falling: share of the steps of alpha in which the limits fall to the budgets.
+        multiplier_step: step of the multipliers on the relative violation.
+        square: weight of the squared relative violation.
+        norm_batches: that re-estimate BatchNorm before a partition is scored, and in the network found.
+        as_published: the paper's search, as far as its code shows it; see the module's text.
+        bops_weight: lambda of its penalty; its value is unknown.
+    """
+
+    plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=8, lr=0.1))
+    pairs: tuple[Pair, ...] = ((2, 2), (2, 4), (3, 3), (8, 8))
+    samples: int = 3
+    baseline: Baseline = "leave-one-out"
+    architecture_lr: float = 0.03
+    architecture_steps: int = 20
+    weights_first: int = 1
+    falling: float = 0.6
+    multiplier_step: float = 0.05
+    square: float = 2.0
+    norm_batches: int = 20
+    as_published: bool = False
+    bops_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name, fine, wanted in (
+            ("pairs", bool(self.pairs) and len(set(self.pairs)) == len(self.pairs), "given once each, at least one"),
+            ("pairs", all(1 <= w <= 8 and 1 <= a <= 8 for w, a in self.pairs), "of 1 to 8 bits"),
+            ("samples", self.samples >= (1 if self.taken_baseline == "none" else 2), "at least 2 (1 without baseline)"),
+            ("architecture_steps", self.architecture_steps >= 1, "at least 1"),
+            ("bops_weight", 0 <= self.bops_weight < float("inf"), "not negative"),
+        ):
+            if not fine:
+                raise RecipeError(f"{name} of method 'multinomial' must be {wanted}, got {getattr(self, name)}")
+        if self.plan.compile not in ("auto", "none"):
+            raise RecipeError(
+                f"the multinomial method computes another network in every step, so it can't take compile: "
+                f"{self.plan.compile}; take none (auto means none here)"
+            )
+        if not 0 <= self.weights_first < self.plan.epochs:
+            raise RecipeError(
+                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
+                "so no filters would be decided; give it more epochs or a smaller weights_first"
+            )
+
+    @property
+    def name(self) -> str:
+        return "multinomial-as-published" if self.as_published else "multinomial"
+
+    @property
+    def epochs(self) -> float:
+        return self.plan.epochs
+
+    @property
+    def taken_baseline(self) -> Baseline:
+        """The baseline that acts: as published there is none."""
+        return "none" if self.as_published else self.baseline
+
+    def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach."""
+        require_bits(space, "the multinomial method")
+        unknown = [str(budget) for budget in budgets if budget.cost not in (*RELAXED, "ram")]
+        if unknown:
+            raise RecipeError(
+                f"the multinomial method can't be led to {', '.join(unknown)}; it knows the slopes of "
+                f"{', '.join(RELAXED)}: budget one of these"
+            )
+        partitions = Partitions(space, self.pairs)
+        check_maps(partitions)
+        if not self.as_published:
+            Settler(partitions, budgets).least()
+
+    def search(self, problem: Problem) -> Found:
+        """Find how many filters have which bits, inside every budget; as published whatever the budgets say.
+
+        Details: "pairs", how many filters of each layer have which ("w2" where there are no activation bits to choose),
+        and "probabilities", p of each free layer.
+
+        Raises:
+            BudgetError: no partition that meets the budgets was found (before any training).
+            RecipeError: as `check`.
+            TrainingError: the loss is not finite.
+        """
+        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        partitions = Partitions(problem.space, self.pairs)
+        plain = replace(self, plan=replace(self.plan, compile="none"))
+        loop = open_loop(plain, problem, depends_on=choices_of_bits(problem))
+        with on_threads(loop.mode.threads):
+            searching = Alternating(self, problem, loop, partitions)
+            history = loop.run(searching)
+            learned = time.monotonic()
+            p = {name: q.detach() for name, q in searching.probabilities().items()}
+            if self.as_published:
+                counts = rounded_down(partitions, p)
+            else:
+                counts = Settler(partitions, problem.budgets).settle(p)
+            best = partitions.blueprint(counts)
+            state = self._inherit(searching.sampled, counts, problem)
+        return Found(
+            best=best,
+            method=self.name,
+            epochs=self.epochs,
+            seconds=history.seconds + time.monotonic() - learned,
+            curves=history.curves,
+            details={"pairs": _counted(partitions, counts), "probabilities": {n: q.tolist() for n, q in p.items()}},
+            state=state,
+        )
+
+    def _inherit(self, sampled: SampledFilters, counts: Counts, problem: Problem) -> dict[str, Tensor]:
+        """The found network with the shared weights, its steps started anew, its BatchNorms re-estimated."""
+        best = sampled.partitions.blueprint(counts)
+        shared, names = sampled.network.state_dict(), build(float_blueprint(best.graph)).state_dict()
+        network = build(best)
+        network.load_float({name: shared[name] for name in names})
+        network.to(next(sampled.parameters()).device)
+        data, batch_size = problem.task.data.train, self.plan.batch_size
+        calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))
+        seed = derive(problem.seed, "norms")
+        reestimate_norms(network, data, batches=self.norm_batches, batch_size=batch_size, seed=seed)
+        return network.state_dict()
+
+
+def rounded_down(partitions: Partitions, p: dict[str, Tensor]) -> Counts:
+    """floor(N p) filters at each choice, the rest at the last one, as the released code ends.
+
+    Example:
+        7 filters at p = (.5, .3, .2): 3 and 2, and 2 at the last.
+    """
+    found = partitions.homogeneous(0)
+    for name, q in p.items():
+        count = partitions.layers[name].out_channels
+        found[name] = np.floor(q.double().numpy() * count).astype(np.int64)
+        found[name][-1] += count - found[name].sum()
+    return found
+
+
+def _counted(partitions: Partitions, counts: Counts) -> dict[str, dict[str, Any]]:
+    """Layer -> pair -> number of filters."""
+    return {
+        name: {f"w{w}a{a}" if a else f"w{w}": int(n) for (w, a), n in zip(choices, counts[name], strict=True) if n}
+        for name, choices in partitions.choices.items()
+    }

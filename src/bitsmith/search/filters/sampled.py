@@ -1,0 +1,123 @@
+"""The network of which any partition of the filters can be held: one shared weight for all bits.
+
+Each filter is quantized at the bits that it has in the partition held, from the one float weight that it has at any
+bits (the released code has weights of their own for each filter and bit-width: most of them see few batches). Its steps
+are learned for each bit-width. What a layer reads is quantized map by map; steps of activations are learned for each
+width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`). So held counts compute
+what the network built of their blueprint computes, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import cast, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitsmith.blueprint import LayerSpec
+from bitsmith.errors import RecipeError
+from bitsmith.quantize import Network, Stepped, find_quantizers
+from bitsmith.quantize.pairs import QuantizerPair
+from bitsmith.quantize.quantizer import ActivationQuantizer
+from bitsmith.search.filters.partitions import Counts, Partitions
+from bitsmith.search.filters.soft import FilterMixture
+
+
+@final
+class SampledMaps(nn.Module):
+    """Quantizes what a layer reads at the bits held: one number, or one per map.
+
+    Args:
+        options: the bits that there are.
+        as_it_is: bits at which it leaves its input alone, of a stream.
+
+    Attributes:
+        bits: those held.
+    """
+
+    def __init__(self, quantizers: QuantizerPair, options: tuple[int, ...], *, signed: bool, as_it_is: int) -> None:
+        super().__init__()
+        self.bits: int | np.ndarray = options[-1]
+        self._quantizers, self._signed, self._as_it_is = quantizers, signed, as_it_is
+        self.candidates = nn.ModuleDict({str(bits): quantizers.activation(bits, signed) for bits in options})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for candidate in self.candidates.values():  # all start from what passes, whichever is held
+            if cast(ActivationQuantizer, candidate).calibrating:
+                candidate(x)
+        widths = np.unique(self.bits).tolist()
+        if widths == [self._as_it_is]:
+            return x
+        candidate = self.candidates[str(widths[-1])]
+        if len(widths) == 1:
+            return candidate(x)
+        make = self._quantizers.maps
+        assert make is not None
+        maps = make(tuple(np.asarray(self.bits).tolist()), self._signed).to(x.device)
+        maps.log_step = cast(nn.Parameter, candidate.log_step)
+        return maps(x)
+
+
+@final
+class SampledFilters(Stepped):
+    """A network that computes with whatever counts it holds, at first as many filters at each of a layer's choices.
+
+    Args:
+        partitions: that `check_maps` takes.
+    """
+
+    def __init__(self, partitions: Partitions) -> None:
+        super().__init__()
+        self.partitions = partitions
+        self.network = _network(partitions)
+        equal = {name: torch.ones(len(partitions.choices[name])).softmax(0) for name in partitions.free}
+        self.hold(partitions.nearest(equal))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    def hold(self, counts: Counts) -> None:
+        """Compute with a partition from now on."""
+        for name, layer in self.network.priced():
+            options = self.partitions.used[name].weight
+            weights = self.partitions.weight_bits(name, counts)
+            shares = torch.from_numpy(weights[:, None] == np.array(options)).to(layer.weight)
+            cast(FilterMixture, layer.quantize_weight).shares = shares
+            cast(SampledMaps, layer.quantize_input).bits = self.partitions.activation_bits(name, counts)
+
+
+def check_maps(partitions: Partitions) -> None:
+    """Refuse maps that differ under a quantizer that has no levels of their own for them.
+
+    Raises:
+        RecipeError: with the way out.
+    """
+    quantizer = partitions.space.quantizer
+    differ = any(len(options.activation) > 1 for options in partitions.used.values())
+    if differ and find_quantizers(quantizer).maps is None:
+        raise RecipeError(
+            f"maps can't differ in bits under the quantizer {quantizer!r}; take lsq or lsq-pow2, or one activation "
+            "bit-width"
+        )
+
+
+def _network(partitions: Partitions) -> Network:
+    template = partitions.space.template
+    quantizers = find_quantizers(template.quantizer)
+
+    def make_weight(layer: LayerSpec, shape: tuple[int, ...], per_filter: bool) -> nn.Module:
+        options = partitions.used[layer.name].weight
+        return FilterMixture([quantizers.weight(bits, shape, per_filter) for bits in options])
+
+    def make_input(layer: LayerSpec, signed: bool, narrows: bool) -> nn.Module:
+        options = partitions.used[layer.name].activation
+        return SampledMaps(quantizers, options, signed=signed, as_it_is=template.stream_bits if narrows else 0)
+
+    return Network(
+        template.graph,
+        make_weight,
+        make_input,
+        stream_bits=template.stream_bits,
+        power_of_two=quantizers.power_of_two,
+    )

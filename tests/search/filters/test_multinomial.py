@@ -1,0 +1,86 @@
+"""The multinomial method: the contract of every method, and what is its own."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bitsmith.blueprint import Bits, Budget
+from bitsmith.cost import exact, fits
+from bitsmith.errors import RecipeError
+from bitsmith.search import Found, Method, Problem
+from bitsmith.search.filters import Multinomial, Partitions
+from bitsmith.search.filters.alternating import base_bops
+from bitsmith.search.filters.multinomial import rounded_down
+from bitsmith.testing import MethodContract, example_problem
+from bitsmith.train import TrainPlan
+
+PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
+PAIRS = ((1, 1), (2, 4), (8, 8))
+QUICK = {"plan": PLAN, "pairs": PAIRS, "norm_batches": 1, "architecture_steps": 5, "architecture_lr": 0.1}
+
+
+class TestMultinomial(MethodContract):
+    @staticmethod
+    def make() -> Method:
+        return Multinomial(**QUICK)
+
+    def test_result_is_inside_every_budget(self, found: Found, problem: Problem) -> None:
+        """Filters are whole pairs: what a filter's map is read at goes with the filter's weight bits."""
+        assert fits(found.best.graph, found.best.bits, problem.budgets, problem.space.costs)
+        assert max(found.costs[b.cost] / b.limit for b in problem.budgets) > 0.9
+        assert found.best.graph == problem.space.template.graph
+        bits = found.best.bits
+        made = bits["tail.0"].filters(found.best.graph.layers[3])  # deep alone reads it
+        read = bits["deep.0"].maps(found.best.graph.layers[4])
+        assert len(set(zip(made, read, strict=True))) > 1
+        assert set(zip(made, read, strict=True)) <= set(PAIRS)
+        for layer in found.best.graph.layers:
+            assert sum(found.details["pairs"][layer.name].values()) == layer.out_channels
+
+    def test_a_cost_that_no_bits_change(self, method: Method, problem: Problem) -> None:
+        with pytest.raises(RecipeError, match=r"can't be led to avg_bits=4.*budget one of these"):
+            method.check(problem.space, [Budget.parse("avg_bits=4")], trained=True)
+        graph = problem.space.template.graph
+        ram = exact("ram", graph, problem.space.uniform(8, 8).bits)
+        ample = [Budget(cost="ram", limit=ram), problem.budgets[0]]
+        method.check(problem.space, ample, trained=True)
+
+    def test_expected_costs_come_to_the_limit(self, found: Found, problem: Problem) -> None:
+        for budget in problem.budgets:
+            assert found.curves[f"limit {budget.cost}"][-1] == pytest.approx(budget.limit)
+
+
+def test_as_published_ends_with_what_its_probabilities_say_whatever_the_budgets_do():
+    problem = dataclasses.replace(example_problem(), budgets=[Budget.parse("weights=1B")])
+    method = Multinomial(**QUICK | {"as_published": True, "architecture_lr": 0.01})
+    assert method.taken_baseline == "none"
+    found = method.search(problem)
+    assert found.method == "multinomial-as-published"
+    assert not fits(found.best.graph, found.best.bits, problem.budgets)
+    partitions = Partitions(problem.space, PAIRS)
+    p = {name: torch.tensor(values) for name, values in found.details["probabilities"].items()}
+    assert any(q.max() > q.min() for q in p.values())
+    assert found.best == partitions.blueprint(rounded_down(partitions, p))
+
+
+def test_the_base_of_the_published_penalty(problem):
+    """3 bits wherever there is a choice: weights and activations inside, activations behind the pinned stem."""
+    space = problem.space
+    three = space.uniform(8, 8).bits
+    inner = {name: Bits(weight=3, activation=3) for name in ("a.conv1", "a.conv2", "tail", "deep")}
+    graph = space.template.graph
+    assert base_bops(space) == exact("bops", graph, {**three, **inner})
+
+
+def test_settings_out_of_range(problem):
+    with pytest.raises(RecipeError, match="no filters would be decided"):
+        Multinomial(plan=TrainPlan(epochs=1), weights_first=1)
+    with pytest.raises(RecipeError, match="samples of method 'multinomial' must be at least 2"):
+        Multinomial(samples=1)
+    with pytest.raises(RecipeError, match="given once each"):
+        Multinomial(pairs=((2, 2), (2, 2)))
+    with pytest.raises(RecipeError, match=r"can't take the weight bits of w3a3.*give other pairs"):
+        Multinomial().check(problem.space, problem.budgets, trained=True)
+    with pytest.raises(RecipeError, match="nothing to search"):
+        Multinomial(pairs=((2, 2),)).check(problem.space, problem.budgets, trained=True)
