@@ -96,14 +96,18 @@ def _saving(ours: _Front, theirs: _Front, cost: str, seeds: list[int], scores: S
     met = drawn[~np.isnan(drawn)]
     meets = len(met) / len(drawn)
     networks = [[front.members[c][s].network for c in front.members for s in seeds] for front in (ours, theirs)]
-    value = interval = levels = None
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    levels: tuple[float, float] | None = None
     both = ~np.isnan(saved)
     if meets > _MOST:
         # By chance the measured fronts may just miss each other where most drawn ones meet.
         as_is = not np.isnan(saved[0])
         value = float(saved[0]) if as_is else float(np.median(met))
-        levels = tuple(float(v[0] if as_is else np.median(v[both])) for v in (low, high))
-        interval = tuple(map(float, np.quantile(met, [0.025, 0.975]))) if scores.has_intervals else None
+        least, most = (float(v[0] if as_is else np.median(v[both])) for v in (low, high))
+        levels = least, most
+        if scores.has_intervals:
+            interval = float(np.quantile(met, 0.025)), float(np.quantile(met, 0.975))
     outcome: SavingOutcome
     if value is None or levels is None:
         outcome = "not comparable"
@@ -119,9 +123,9 @@ def _saving(ours: _Front, theirs: _Front, cost: str, seeds: list[int], scores: S
         cost=cost,
         outcome=outcome,
         value=value,
-        low=interval and interval[0],
-        high=interval and interval[1],
-        scores=levels and (levels[0], levels[1]),
+        low=None if interval is None else interval[0],
+        high=None if interval is None else interval[1],
+        scores=levels,
         meets=meets,
         seeds=seeds,
         text=_words(ours.name, theirs.name, cost, outcome, value, interval, levels, scores.metric, len(seeds)),
