@@ -4,8 +4,8 @@ import pytest
 
 from bitsmith.errors import RecipeError
 from bitsmith.recipe import dump_recipe, make_method, parse_recipe, read_recipe
-from bitsmith.search import Supernet
-from bitsmith.space import MOBILE_SPACES
+from bitsmith.search import Random, Supernet
+from bitsmith.space import MOBILE_SPACES, SEQUENCE_SPACES
 
 SMALL = {
     "stem": {"channels": 4},
@@ -28,7 +28,7 @@ def test_what_is_left_out(tmp_path):
     assert make_method(recipe.method) == Supernet()
     assert recipe.baselines == []
     assert recipe.start == "search"
-    assert recipe.space.mobile() == MOBILE_SPACES["mobile-32"]
+    assert recipe.space.networks() == MOBILE_SPACES["mobile-32"]
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
     assert read_recipe(file) == recipe
@@ -36,9 +36,9 @@ def test_what_is_left_out(tmp_path):
 
 def test_bits_are_those_of_section_space_and_target():
     described = {"kind": "mobile", "description": SMALL}
-    assert parse(space=described).space.mobile().weight_bits == (2, 4)
-    assert parse(space=described | {"weight_bits": [3]}).space.mobile().weight_bits == (3,)
-    assert parse(target="mpic").space.mobile().weight_bits == (2, 4, 8)
+    assert parse(space=described).space.networks().weight_bits == (2, 4)
+    assert parse(space=described | {"weight_bits": [3]}).space.networks().weight_bits == (3,)
+    assert parse(target="mpic").space.networks().weight_bits == (2, 4, 8)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,25 @@ def test_bits_are_those_of_section_space_and_target():
 def test_what_does_not_go_together(changes, message):
     with pytest.raises(RecipeError, match=message):
         parse(**changes)
+
+
+def test_a_sequence_space_is_named_alike(tmp_path):
+    own = {"kind": "sequence", "description": {"stem": {"channels": 4}, "channels": [4, 8], "weight_bits": [2, 4]}}
+    recipe = parse(space={"kind": "sequence", "preset": "sequence-28"})
+    assert make_method(recipe.method) == Random()
+    assert recipe.model.spec == "sequence"
+    assert recipe.start == "scratch"
+    assert recipe.space.networks() == SEQUENCE_SPACES["sequence-28"]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    assert read_recipe(file) == recipe
+    assert parse(space=own).space.networks().weight_bits == (2, 4)
+    for space, message in (
+        ({"kind": "sequence"}, "a sequence space has a preset .*sequence-32"),
+        ({"kind": "sequence", "preset": "mobile-32"}, "there is no 'mobile-32'"),
+        ({"kind": "sequence", "preset": "sequence-28", "pins": {"stem": 8}}, "a sequence space has no pins"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            parse(space=space)
+    with pytest.raises(RecipeError, match="a sequence space has no model"):
+        parse(space=own, model={"spec": "resnet8"})

@@ -28,7 +28,7 @@ from bitsmith.pipeline import Job
 from bitsmith.pipeline.estimate import Estimate, estimate
 from bitsmith.pipeline.reach import Reach
 from bitsmith.report import Record, front_cost, limited_costs, on_front, read_record
-from bitsmith.space import Mobile, Space
+from bitsmith.space import Mobile, Sequences, Space
 from bitsmith.train import Event
 
 out = Console()
@@ -202,9 +202,9 @@ def _print_captured(notes: Sequence[str], space: Space, target: Target) -> None:
         out.print(f"note: {escape(note)}", soft_wrap=True)
     refused = [text for graph in space.graphs for text in target.refused(graph)]
     lowered = "" if refused else ", every operator can be lowered to integers"
-    mobile = isinstance(space, Mobile)
-    what = "Mobile space: up to" if mobile else "Captured:"
-    count = _count(space.count(), "network" if mobile else "choice", "" if mobile else " of bits")
+    whole = isinstance(space, Mobile | Sequences)
+    what = f"{space.kind.capitalize()} space: up to" if whole else "Captured:"
+    count = _count(space.count(), "network" if whole else "choice", "" if whole else " of bits")
     out.print(
         f"{what} {len(space.options)} priced layers{lowered}; {count} for target {escape(target.name)}.", soft_wrap=True
     )

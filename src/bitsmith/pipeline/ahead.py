@@ -8,7 +8,7 @@ from bitsmith.blueprint import NetworkGraph, Options
 from bitsmith.cost import Target
 from bitsmith.errors import RecipeError
 from bitsmith.pipeline.job import Job
-from bitsmith.space import Mobile
+from bitsmith.space import Mobile, Sequences
 from bitsmith.train import Event, Watch, silent
 
 
@@ -16,12 +16,12 @@ def estimate_ahead(job: Job, watch: Watch = silent) -> None:
     """`price_ahead` of a job whose space is one network's.
 
     Raises:
-        RecipeError: a mobile space, whose networks have more layers than ZigZag could estimate.
+        RecipeError: a space of whole networks, which have more layers than ZigZag could estimate.
     """
-    if job.target.zigzag is not None and isinstance(job.space, Mobile):
+    if job.target.zigzag is not None and isinstance(job.space, Mobile | Sequences):
         raise RecipeError(
-            f"target {job.target.name!r} is priced by ZigZag at a second or more per layer, and a mobile space has "
-            "thousands of different ones; take a target with a table of energies, or a given model"
+            f"target {job.target.name!r} is priced by ZigZag at a second or more per layer, and a {job.space.kind} "
+            "space has thousands of different ones; take a target with a table of energies, or a given model"
         )
     price_ahead(job.target, job.graph, job.space.options, watch)
 

@@ -30,7 +30,7 @@ from bitsmith.pipeline.contestants import (
     read_entrant,
     read_model,
 )
-from bitsmith.recipe import Recipe, parse_recipe
+from bitsmith.recipe import NETWORKS, Recipe, parse_recipe
 
 SEEDS = (0, 1, 2)
 _PLACES = {
@@ -116,7 +116,7 @@ class Comparison(Part):
 
     def is_mobile(self, space: str) -> bool:
         """Whether a space is one of whole networks, which have no float network to start from."""
-        return self.spaces[space].section(self._section()).get("kind") == "mobile"
+        return self.spaces[space].section(self._section()).get("kind") in NETWORKS
 
     def trained(self, space: str) -> bool:
         """Whether low-precision networks of a space start from trained float weights."""
@@ -177,7 +177,8 @@ class Comparison(Part):
             values["model"] = arena.model
         if self.is_mobile(space):
             if arena.model is not None:
-                raise RecipeError(f"spaces.{space}: a mobile space has no model; its networks are its own")
+                kind = values["space"]["kind"]
+                raise RecipeError(f"spaces.{space}: a {kind} space has no model; its networks are its own")
             if self.narrowed_space() is not None:  # what the others have; where there are none, Recipe refuses it
                 values = {key: value for key, value in values.items() if key not in ("model", "float_plan")}
                 values["start"] = "auto" if values.get("start") == "float" else values.get("start", "auto")
@@ -234,8 +235,8 @@ def parse_comparison(values: Mapping[str, Any], where: str) -> Comparison:
     if "methods" in own and (method is not None or baselines is not None):
         raise RecipeError(f"{where}: give methods, or a recipe's method and baselines, not both")
     section = base.get("space")
-    mobile = isinstance(section, Mapping) and section.get("kind") == "mobile"
-    own.setdefault("methods", [method or {"name": "supernet" if mobile else "composite"}, *(baselines or [])])
+    kind = str(section.get("kind")) if isinstance(section, Mapping) else ""
+    own.setdefault("methods", [method or {"name": NETWORKS.get(kind, "composite")}, *(baselines or [])])
     if seed is not None and "seeds" not in own:
         own["seeds"] = [seed + k for k in SEEDS]
     try:

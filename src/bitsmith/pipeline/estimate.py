@@ -28,9 +28,10 @@ from bitsmith.search import (
     build_mixed,
     least,
     random_network,
+    random_sequence,
 )
 from bitsmith.search.widths import SHARES
-from bitsmith.space import Mobile
+from bitsmith.space import Mobile, Sequences
 from bitsmith.train import calibrate
 
 
@@ -121,14 +122,17 @@ def estimate(job: Job) -> Estimate:
 
 
 def _typical(job: Job) -> Blueprint:
-    """A network as large as those to be trained: of a mobile space a random one inside the first budgets.
+    """A network as large as those to be trained: of whole networks a random one inside the first budgets.
 
     Where none is inside, the smallest, which comes nearest to them: that nothing fits is for others to say.
     """
-    if not isinstance(job.space, Mobile):
+    if not isinstance(job.space, Mobile | Sequences):
         return job.space.uniform(8, 8)
+    budgets, generator = job.recipe.budget_sets()[0], np.random.default_rng(0)
     try:
-        return random_network(job.space, job.recipe.budget_sets()[0], np.random.default_rng(0))
+        if isinstance(job.space, Sequences):
+            return random_sequence(job.space, budgets, generator)
+        return random_network(job.space, budgets, generator)
     except BudgetError:
         return least(job.space, "size")
 

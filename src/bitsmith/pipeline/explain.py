@@ -19,7 +19,7 @@ from bitsmith.quantize import Network
 from bitsmith.report import Effect, Explained, LayerStep, Requested, advise, write_explained
 from bitsmith.search import Step, measure_steps, single_steps
 from bitsmith.seeding import derive
-from bitsmith.space import Mobile, Precision
+from bitsmith.space import Mobile, Precision, Sequences
 from bitsmith.train import Difference, Task, Watch, pick_device, silent
 
 FILE, MEASURED = "explain.json", "explain.measured.json"
@@ -159,8 +159,8 @@ def explain_run(
 
 
 def _bits_of(job: Job, network: Network) -> Precision:
-    """The space of a network's bits: the job's own; of a mobile space the options of its layers, each alone."""
-    if not isinstance(job.space, Mobile):
+    """The space of a network's bits: the job's own; of whole networks the options of its layers, each alone."""
+    if not isinstance(job.space, Mobile | Sequences):
         return job.space
     blueprint = network.blueprint
     assert blueprint is not None, "made by build"

@@ -25,7 +25,7 @@ from bitsmith.quantize import Network, build, float_blueprint
 from bitsmith.recipe import Recipe, make_method
 from bitsmith.search import Composite, Method
 from bitsmith.seeding import derive
-from bitsmith.space import Mobile, Precision, blame, narrowed, precision
+from bitsmith.space import Mobile, MobileSpace, Precision, Sequences, blame, narrowed, precision
 from bitsmith.train import (
     Task,
     load_into,
@@ -47,9 +47,9 @@ class Job:
     """A prepared run: data, captured network and space in hand.
 
     Args:
-        graph: captured; of a mobile space, its largest network.
-        state: the captured float weights, as given or as initialized; of a mobile space none.
-        space: a Precision, or a Mobile; Any, since most of what is done with it is of one kind.
+        graph: captured; of a space of whole networks, its largest.
+        state: the captured float weights, as given or as initialized; of a space of whole networks none.
+        space: a Precision, a Mobile or Sequences; Any, since most of what is done with it is of one kind.
     """
 
     run: RunFolder
@@ -104,8 +104,8 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
     """Open the data, capture the network (once; later from the folder) and lay out the space."""
     recipe = run.recipe()
     task = open_task(recipe, say)
-    if recipe.space.kind == "mobile":
-        return _prepare_mobile(run, recipe, task, say)
+    if recipe.space.kind != "precision":
+        return _prepare_networks(run, recipe, task, say)
     graph_file, weights_file = run.path / "graph.json", run.path / "captured.safetensors"
     if graph_file.exists() and weights_file.exists():
         values = read_json(graph_file, "the captured network")
@@ -157,9 +157,9 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
     )
 
 
-def _prepare_mobile(run: RunFolder, recipe: Recipe, task: Task, say: Say) -> Job:
+def _prepare_networks(run: RunFolder, recipe: Recipe, task: Task, say: Say) -> Job:
     method, target = make_method(recipe.method), find_target(recipe.target)
-    space = make_mobile(recipe, task.data, target)
+    space = make_networks(recipe, task.data, target)
     for note in task.data.notes:
         say(note)
     return Job(
@@ -175,17 +175,20 @@ def _prepare_mobile(run: RunFolder, recipe: Recipe, task: Task, say: Say) -> Job
     )
 
 
-def make_mobile(recipe: Recipe, data: DataSet, target: Target) -> Mobile:
-    """The recipe's mobile space."""
-    return Mobile(
-        description=recipe.space.mobile(),
-        input_shape=data.shape,
-        outputs=len(data.classes),
-        quantizer=recipe.space.quantizer,
-        input=data.input,
-        classes=data.classes,
-        costs=target.costs,
-    )
+def make_networks(recipe: Recipe, data: DataSet, target: Target) -> Mobile | Sequences:
+    """The recipe's space of whole networks."""
+    description = recipe.space.networks()
+    common: dict[str, Any] = {
+        "input_shape": data.shape,
+        "outputs": len(data.classes),
+        "quantizer": recipe.space.quantizer,
+        "input": data.input,
+        "classes": data.classes,
+        "costs": target.costs,
+    }
+    if isinstance(description, MobileSpace):
+        return Mobile(description=description, **common)
+    return Sequences(description=description, **common)
 
 
 def narrowed_to(

@@ -14,7 +14,7 @@ from bitsmith.cost import Target
 from bitsmith.errors import BitsmithError
 from bitsmith.pipeline.verbs import check_target
 from bitsmith.search import Filters, Method, WidthSearch, reachable, some_inside
-from bitsmith.space import Mobile, Precision, Space
+from bitsmith.space import Mobile, Precision, Sequences, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def reach(space: Space, budgets: Sequence[Budget], method: Method | None = None)
         BudgetError: a budget on a cost that can't be led inside one in this space.
     """
     limited: list[tuple[str, Budget | None]] = [(budget.cost, budget) for budget in dict.fromkeys(budgets)]
-    others = ("size",) if isinstance(space, Mobile) else tuple(space.costs)
+    others = ("size",) if isinstance(space, Mobile | Sequences) else tuple(space.costs)
     free = [(cost, None) for cost in others if cost not in {name for name, _ in limited}]
     names = list(dict.fromkeys(cost for cost, _ in limited + free))
     found = reachable(space, names)

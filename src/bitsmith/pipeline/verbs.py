@@ -27,7 +27,7 @@ from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
 from bitsmith.search import Composite, Filters, Found, Method, Multinomial, Problem, Supernet, WidthSearch
 from bitsmith.seeding import derive
-from bitsmith.space import Mobile, Pin, Precision, Space, precision
+from bitsmith.space import Mobile, Pin, Precision, Sequences, Space, precision
 from bitsmith.train import (
     History,
     Task,
@@ -101,7 +101,7 @@ def precision_space(
 
 def search(
     task: Task,
-    space: Precision | Mobile,
+    space: Precision | Mobile | Sequences,
     method: Method,
     budgets: Sequence[str | Budget],
     *,

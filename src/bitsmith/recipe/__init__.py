@@ -2,12 +2,13 @@
 
 from bitsmith.recipe.methods import FILLED, METHODS, make_method, named
 from bitsmith.recipe.reading import dump_recipe, parse_recipe, read_recipe
-from bitsmith.recipe.recipe import Recipe, absolute
+from bitsmith.recipe.recipe import NETWORKS, Recipe, absolute
 from bitsmith.recipe.sections import DataSection, ModelSection, SpaceSection, TaskSection, suited_space
 
 __all__ = [
     "FILLED",
     "METHODS",
+    "NETWORKS",
     "DataSection",
     "ModelSection",
     "Recipe",

@@ -18,7 +18,7 @@ from bitsmith.recipe.sections import (
     Section,
     SpaceSection,
     TaskSection,
-    suited_mobile,
+    suited_networks,
     suited_space,
 )
 from bitsmith.train import TrainPlan
@@ -38,7 +38,8 @@ def _budget_lines(value: Any) -> Any:
     return [[str(budget) for budget in budgets] for line in lines for budgets in fronts(*line)]
 
 
-MOBILE = "mobile"  # in place of a model, where the space brings its networks along
+# Spaces that bring their networks along, which are named in place of a model, and how they are searched.
+NETWORKS = {"mobile": "supernet", "sequence": "random"}
 
 
 class Recipe(Section):
@@ -93,9 +94,10 @@ class Recipe(Section):
             return values  # refused by its type
         target = read_description(Path(target)) if isinstance(target, str) and is_file(target) else target
         device, space = find_target(target), values.get("space") or {}
-        if isinstance(space, dict) and space.get("kind") == "mobile":
-            space = suited_mobile(device, space.get("preset"), space.get("description")) | space
-            values = {"model": {"spec": MOBILE}, "baselines": [], "method": {"name": "supernet"}} | values
+        kind = space.get("kind") if isinstance(space, dict) else None
+        if isinstance(space, dict) and isinstance(kind, str) and kind in NETWORKS:
+            space = suited_networks(device, kind, space.get("preset"), space.get("description")) | space
+            values = {"model": {"spec": kind}, "baselines": [], "method": {"name": NETWORKS[kind]}} | values
         elif isinstance(space, dict):
             space = suited_space(device) | space
         return {**values, "target": target, "space": space}
@@ -116,19 +118,20 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _whole_networks(self) -> Recipe:
-        if self.space.kind != "mobile":
+        kind = self.space.kind
+        if kind not in NETWORKS:
             return self
-        if self.model != ModelSection(spec=MOBILE) or self.float_plan is not None:
-            raise ValueError("a mobile space has no model and no float_plan: its networks are trained from scratch")
+        if self.model != ModelSection(spec=kind) or self.float_plan is not None:
+            raise ValueError(f"a {kind} space has no model and no float_plan: its networks are trained from scratch")
         if "sensitivity" in self.baselines:
             raise ValueError(
-                "baselines: sensitivity measures one trained float network, and a mobile space holds many networks; it "
-                "takes uniform, uniform+fill and random"
+                f"baselines: sensitivity measures one trained float network, and a {kind} space holds many networks; "
+                "it takes uniform, uniform+fill and random"
             )
         if self.fixed:
-            raise ValueError("fixed gives a network of yours other bits; a mobile space has no such network")
+            raise ValueError(f"fixed gives a network of yours other bits; a {kind} space has no such network")
         if self.start == "float":
-            raise ValueError("start: networks of a mobile space start from the search or from scratch")
+            raise ValueError(f"start: networks of a {kind} space start from the search or from scratch")
         return self
 
     @model_validator(mode="after")
@@ -137,7 +140,7 @@ class Recipe(Section):
             floats = self.float_plan is not None or self.model.weights is not None
             resolved = "search" if make_method(self.method).epochs else "float" if floats else "scratch"
             object.__setattr__(self, "start", resolved)
-        needing = "sensitivity" in (self.method.get("name"), *self.baselines) and self.space.kind != "mobile"
+        needing = "sensitivity" in (self.method.get("name"), *self.baselines) and self.space.kind not in NETWORKS
         if needing and (self.start == "scratch" or (self.float_plan is None and not self.model.trained)):
             raise ValueError(
                 "sensitivity measures a trained float network: give float_plan (--float-epochs) or model.weights "

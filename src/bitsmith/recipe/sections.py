@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,17 @@ from bitsmith.cost import Target
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import find_quantizers
 from bitsmith.recipe.methods import import_named
-from bitsmith.space import MOBILE_SPACES, MobileSpace, parse_mobile_space
+from bitsmith.space import (
+    MOBILE_SPACES,
+    SEQUENCE_SPACES,
+    MobileSpace,
+    SequenceSpace,
+    parse_mobile_space,
+    parse_sequence_space,
+)
 from bitsmith.train import METRICS
+
+_PRESETS: dict[str, Mapping[str, MobileSpace | SequenceSpace]] = {"mobile": MOBILE_SPACES, "sequence": SEQUENCE_SPACES}
 
 
 class Section(BaseModel):
@@ -70,14 +80,14 @@ class SpaceSection(Section):
     """The bit-widths that layers may take; the ends of the network are pinned unless `ends` is null.
 
     Args:
-        kind: "precision", bits of a given network, or "mobile", whole networks; these have no `model`.
-        preset: of `bitsmith.space.MOBILE_SPACES`, for mobile.
-        description: or a mobile space of your own, as `bitsmith.space.parse_mobile_space` takes it.
+        kind: "precision", bits of a given network, or "mobile" or "sequence", whole networks; these have no `model`.
+        preset: of `bitsmith.space.MOBILE_SPACES` or `SEQUENCE_SPACES`.
+        description: or a space of your own, as `bitsmith.space.parse_mobile_space` or `parse_sequence_space` takes it.
         quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name" of a QuantizerPair of your own.
         pins: layer or pattern ("layer3.*") -> 8, "w4a8", "w4", "a8" or "float"; see `bitsmith.space.resolve_pins`.
     """
 
-    kind: Literal["precision", "mobile"] = "precision"
+    kind: Literal["precision", "mobile", "sequence"] = "precision"
     preset: str | None = None
     description: dict[str, Any] | None = None
     weight_bits: tuple[int, ...] = (2, 3, 4, 8)
@@ -97,22 +107,22 @@ class SpaceSection(Section):
     @model_validator(mode="after")
     def _of_its_kind(self) -> SpaceSection:
         if self.kind == "precision" and (self.preset or self.description):
-            raise ValueError("preset and description belong to kind: mobile")
-        if self.kind == "mobile":
+            raise ValueError("preset and description belong to kind: mobile or sequence")
+        if self.kind != "precision":
             if self.pins or self.ends is None:
-                raise ValueError("a mobile space has no pins, and its ends have fixed bits")
-            self.mobile()
+                raise ValueError(f"a {self.kind} space has no pins, and its ends have fixed bits")
+            self.networks()
         return self
 
-    def mobile(self) -> MobileSpace:
-        """The mobile space, with the section's bits.
+    def networks(self) -> MobileSpace | SequenceSpace:
+        """The space of whole networks, with the section's bits.
 
         Raises:
             RecipeError: no or both of preset and description, or one that isn't known or can't be.
         """
         assert self.ends is not None
         bits = {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits, "ends": self.ends}
-        return replace(described(self.preset, self.description), **bits)
+        return replace(described(self.kind, self.preset, self.description), **bits)
 
 
 class TaskSection(Section):
@@ -137,24 +147,26 @@ class TaskSection(Section):
         return value
 
 
-def described(preset: str | None, description: Any) -> MobileSpace:
-    """The mobile space that a section names or describes.
+def described(kind: str, preset: str | None, description: Any) -> MobileSpace | SequenceSpace:
+    """The space of whole networks that a section names or describes.
 
     Raises:
         RecipeError: no or both of them, or one that isn't known or can't be.
     """
+    presets = _PRESETS[kind]
     if (preset is None) == (description is None):
-        raise RecipeError(f"space: a mobile space has a preset ({', '.join(MOBILE_SPACES)}), or a description")
+        raise RecipeError(f"space: a {kind} space has a preset ({', '.join(presets)}), or a description")
     if description is not None:
-        return parse_mobile_space(description, "space.description")
-    if preset not in MOBILE_SPACES:
-        raise RecipeError(f"space.preset: there is no {preset!r}; there are {', '.join(MOBILE_SPACES)}")
-    return MOBILE_SPACES[preset]
+        parse = parse_mobile_space if kind == "mobile" else parse_sequence_space
+        return parse(description, "space.description")
+    if preset is None or preset not in presets:
+        raise RecipeError(f"space.preset: there is no {preset!r}; there are {', '.join(presets)}")
+    return presets[preset]
 
 
-def suited_mobile(device: Target, preset: str | None, description: Any) -> dict[str, Any]:
-    """What a mobile space's section is for a target where nothing is said: the space's bits that the target holds."""
-    space = described(preset, description)
+def suited_networks(device: Target, kind: str, preset: str | None, description: Any) -> dict[str, Any]:
+    """What the section of whole networks is for a target where nothing is said: the space's bits that it holds."""
+    space = described(kind, preset, description)
     return {
         "weight_bits": device.narrow(space.weight_bits, device.weight_bits),
         "activation_bits": device.narrow(space.activation_bits, device.activation_bits),

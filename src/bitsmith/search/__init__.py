@@ -13,6 +13,7 @@ from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, 
 from bitsmith.search.mobile_random import random_network
 from bitsmith.search.problem import Found, Method, Problem
 from bitsmith.search.sensitivity import Measured, measure, to_penalties
+from bitsmith.search.sequence_inside import extreme_sequence, random_sequence, some_sequence
 from bitsmith.search.step import Step, single_steps
 from bitsmith.search.supernet import (
     Discretizer,
@@ -60,6 +61,7 @@ __all__ = [
     "decisions",
     "drawn_name",
     "evaluate_blueprint",
+    "extreme_sequence",
     "fill",
     "inherit",
     "inherited",
@@ -73,10 +75,12 @@ __all__ = [
     "published_penalty",
     "random_inside",
     "random_network",
+    "random_sequence",
     "reachable",
     "score_inherited",
     "single_steps",
     "slices",
     "some_inside",
+    "some_sequence",
     "to_penalties",
 ]

@@ -13,7 +13,7 @@ from bitsmith.errors import RecipeError
 from bitsmith.quantize import build
 from bitsmith.search.problem import Problem
 from bitsmith.seeding import derive
-from bitsmith.space import Mobile, Space
+from bitsmith.space import Mobile, Sequences, Space
 from bitsmith.train import TrainPlan, calibrate, evaluate, fit, reestimate_norms
 
 
@@ -90,11 +90,15 @@ def require_start(space: Space, *, trained: bool, plan: TrainPlan | None) -> Non
     Raises:
         RecipeError: neither float weights nor a plan, or weights for a mobile space.
     """
-    if isinstance(space, Mobile):
+    if isinstance(space, Mobile | Sequences):
         if trained:
-            raise RecipeError("float weights are those of one network; the networks of a mobile space start without")
+            raise RecipeError(
+                f"float weights are those of one network; the networks of a {space.kind} space start without"
+            )
         if plan is None:
-            raise RecipeError("networks of a mobile space have no float weights to round; give the method a plan")
+            raise RecipeError(
+                f"networks of a {space.kind} space have no float weights to round; give the method a plan"
+            )
     elif plan is None and not trained:
         raise RecipeError(
             "without trained float weights, rounded networks can't be scored: train the float network first "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import exact, tabulate
 from bitsmith.search.allocate import allocate
+from bitsmith.search.sequence_inside import extreme_sequence, some_sequence
 from bitsmith.search.supernet.discretize import Discretizer, budget_rows
 from bitsmith.search.supernet.peaks import PEAKED, SHAPELESS, price_peaks
-from bitsmith.space import Mobile, Precision, Space
+from bitsmith.space import Mobile, Precision, Sequences, Space
 
 
 def some_inside(space: Space, budgets: Sequence[Budget]) -> Blueprint:
@@ -23,6 +25,8 @@ def some_inside(space: Space, budgets: Sequence[Budget]) -> Blueprint:
     """
     if isinstance(space, Mobile):
         return Discretizer(space, budgets).check()
+    if isinstance(space, Sequences):
+        return some_sequence(space, budgets)
     assert isinstance(space, Precision), space
     free = {name: np.zeros((len(o.weight), len(o.activation))) for name, o in space.options.items()}
     return allocate(space, free, budgets)
@@ -36,6 +40,8 @@ def least(space: Space, cost: str) -> Blueprint:
     """
     if isinstance(space, Mobile):
         return Discretizer(space, [_any_limit(cost)]).extreme(0)
+    if isinstance(space, Sequences):
+        return extreme_sequence(space, cost)
     assert isinstance(space, Precision), space
     tables = tabulate(cost, space.template.graph, space.options, space.costs)
     return space.decode(np.array([np.unravel_index(entry.argmin(), entry.shape) for entry in tables.entries.values()]))
@@ -48,6 +54,13 @@ def reachable(space: Space, costs: Sequence[str]) -> dict[str, tuple[float, floa
         found = {}
         for k, cost in enumerate(costs):
             ends = [discretizer.extreme(k, greatest=greatest) for greatest in (False, True)]
+            low, high = (exact(cost, end.graph, end.bits, space.costs) for end in ends)
+            found[cost] = (low, high)
+        return found
+    if isinstance(space, Sequences):
+        found = {}
+        for cost in costs:
+            ends = [extreme_sequence(space, cost, greatest=greatest) for greatest in (False, True)]
             low, high = (exact(cost, end.graph, end.bits, space.costs) for end in ends)
             found[cost] = (low, high)
         return found
@@ -77,6 +90,8 @@ def limits_of(space: Space, budgets: Sequence[Budget]) -> list[Limit]:
             Limit(total=lambda indices, row=row: row.total(decisions, indices), limit=row.limit)
             for row in budget_rows(space, sums)
         ] + [_arena(space, budget.limit) for budget in budgets if budget.cost == PEAKED]
+    if isinstance(space, Sequences):
+        return [Limit(total=partial(_exact_at, space, budget.cost), limit=budget.limit) for budget in budgets]
     assert isinstance(space, Precision), space
     tables = [tabulate(budget.cost, space.template.graph, space.options, space.costs) for budget in budgets]
     return [Limit(total=t.total, limit=t.whole_limit(b.limit)) for t, b in zip(tables, budgets, strict=True)]
@@ -104,6 +119,11 @@ def _arena(space: Mobile, limit: float) -> Limit:
 def inside(limits: Sequence[Limit], indices: np.ndarray) -> bool:
     """Whether an encoding meets every limit."""
     return all(limit.total(indices) <= limit.limit for limit in limits)
+
+
+def _exact_at(space: Sequences, cost: str, indices: np.ndarray) -> float:
+    blueprint = space.decode(indices)
+    return exact(cost, blueprint.graph, blueprint.bits, space.costs)
 
 
 def _any_limit(cost: str) -> Budget:

@@ -18,7 +18,7 @@ from bitsmith.search.feasible import inside, limits_of, some_inside
 from bitsmith.search.kept import Kept
 from bitsmith.search.problem import Found, Problem, starting_point
 from bitsmith.search.uniform import no_uniform
-from bitsmith.space import Mobile, Precision, Space
+from bitsmith.space import Mobile, Precision, Sequences, Space
 from bitsmith.train import Event, TrainPlan
 
 _COUNTED = 10_000  # blueprints inside the budgets, before counting them stops
@@ -106,7 +106,7 @@ class GridSearch:
 
     def _candidates(self, space: Space, budgets: Sequence[Budget]) -> list[Blueprint]:
         some_inside(space, budgets)
-        if isinstance(space, Mobile) and self.points == "all" and space.count() > _LOOKED_AT:
+        if isinstance(space, Mobile | Sequences) and self.points == "all" and space.count() > _LOOKED_AT:
             raise RecipeError(
                 f"grid looks at every network, and the space has {space.count():,}: allow fewer options, take points: "
                 "uniform, or search with method: supernet"
@@ -128,7 +128,7 @@ class GridSearch:
             count = f"{counted:,}" if counted <= _COUNTED else f"more than {_COUNTED:,}"
         narrow = (
             "allow fewer options, tighten the budgets"
-            if isinstance(space, Mobile)
+            if isinstance(space, Mobile | Sequences)
             else "allow fewer bit-widths, pin layers, tighten the budgets"
         )
         other = ", take points: uniform" if self.points == "all" else ""
@@ -158,9 +158,10 @@ def blueprints_inside(space: Space, budgets: Sequence[Budget]) -> Iterator[Bluep
 
 def _inside(space: Space, budgets: Sequence[Budget]) -> Iterator[np.ndarray]:
     """Encodings of all blueprints inside every budget."""
-    if isinstance(space, Mobile):
+    if isinstance(space, Mobile | Sequences):
         limits = limits_of(space, budgets)
-        every = (space.decisions.at(number) for number in range(space.count()))
+        at = space.decisions.at if isinstance(space, Mobile) else space.automaton.at
+        every = (at(number) for number in range(space.count()))
         return (indices for indices in every if inside(limits, indices))
     assert isinstance(space, Precision), space
     return _bits_inside(space, budgets)

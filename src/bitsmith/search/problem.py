@@ -62,7 +62,8 @@ def require_bits(space: Space, method: str) -> None:
     if not isinstance(space, Precision):
         raise RecipeError(
             f"{method} chooses the bits of one given network, and a {space.kind} space holds many networks; search it "
-            "with method: supernet (baselines: uniform, uniform+fill, random), or give a model in place of the space"
+            f"with method: {'supernet' if space.kind == 'mobile' else 'random'} (baselines: uniform, uniform+fill, "
+            "random), or give a model in place of the space"
         )
 
 

@@ -13,8 +13,9 @@ from bitsmith.search.baselines import fill, largest_uniform, random_inside
 from bitsmith.search.feasible import some_inside
 from bitsmith.search.mobile_random import random_network
 from bitsmith.search.problem import Found, Problem
+from bitsmith.search.sequence_inside import random_sequence
 from bitsmith.seeding import numpy_generator
-from bitsmith.space import Mobile, Space
+from bitsmith.space import Mobile, Sequences, Space
 
 
 @final
@@ -65,7 +66,8 @@ def no_uniform(budgets: Sequence[Budget]) -> str:
 class Random:
     """A blueprint drawn from those inside every budget, then filled.
 
-    Bits are drawn uniformly (`random_inside`), whole networks of a mobile space by depth and size (`random_network`).
+    Bits are drawn uniformly (`random_inside`), whole networks of a mobile space by depth and size (`random_network`),
+    sequences evenly over log MACs (`random_sequence`).
 
     Args:
         tries: draws before one outside is repaired.
@@ -99,6 +101,8 @@ class Random:
         space, budgets = problem.space, problem.budgets
         if isinstance(space, Mobile):
             best = random_network(space, budgets, generator, tries=self.tries)
+        elif isinstance(space, Sequences):
+            best = fill(space, random_sequence(space, budgets, generator, tries=self.tries), budgets)
         else:
             best = fill(space, random_inside(space, budgets, generator, tries=self.tries), budgets)
         return Found(best=best, method=self.name, seconds=time.monotonic() - started)

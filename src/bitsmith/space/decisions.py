@@ -88,7 +88,7 @@ class Decisions:
 
     def sample(self, generator: np.random.Generator) -> np.ndarray:
         """A canonical encoding drawn uniformly from all."""
-        return self.at(_below(self.count(), generator))
+        return self.at(below(self.count(), generator))
 
     def active(self, indices: np.ndarray) -> np.ndarray:
         """Which decisions are made, bool [decisions]."""
@@ -121,7 +121,7 @@ class Decisions:
         moved[chosen] = after
         for child in self._children[chosen][after]:
             if child not in self._children[chosen][before]:
-                self._unrank([child], _below(self._ways[child], generator), moved)
+                self._unrank([child], below(self._ways[child], generator), moved)
         return self.canonical(moved)
 
     def neighbors(self, indices: np.ndarray) -> Iterator[np.ndarray]:
@@ -189,7 +189,7 @@ class Decisions:
             self._unrank(self._children[i][option], rest, into)
 
 
-def _below(limit: int, generator: np.random.Generator) -> int:
+def below(limit: int, generator: np.random.Generator) -> int:
     """A whole number 0 .. limit - 1, drawn uniformly, however large."""
     bits = (limit - 1).bit_length()
     while True:

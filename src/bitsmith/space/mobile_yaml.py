@@ -28,7 +28,7 @@ from bitsmith.space.mobile_space import Activation, MobileSpace, Stage, Stem
 _OF_ALL_STAGES = ("kernels", "expansions", "squeeze_excite", "activations")
 
 
-def _options(value: Any) -> Any:
+def read_options(value: Any) -> Any:
     """A list of options, from a list, one value, or a range."""
     if not isinstance(value, dict):
         return value if isinstance(value, list | tuple) else [value]
@@ -43,14 +43,14 @@ def _options(value: Any) -> Any:
     return [round(least + i * step, 9) for i in range(steps + 1)]
 
 
-def _from_to(value: Any) -> Any:
+def read_range(value: Any) -> Any:
     return [value, value] if type(value) is int else value
 
 
-_Whole = Annotated[tuple[int, ...], BeforeValidator(_options)]
-_Real = Annotated[tuple[float, ...], BeforeValidator(_options)]
-_Bool = Annotated[tuple[bool, ...], BeforeValidator(_options)]
-_Activations = Annotated[tuple[Activation, ...], BeforeValidator(_options)]
+Whole = Annotated[tuple[int, ...], BeforeValidator(read_options)]
+_Real = Annotated[tuple[float, ...], BeforeValidator(read_options)]
+_Bool = Annotated[tuple[bool, ...], BeforeValidator(read_options)]
+_Activations = Annotated[tuple[Activation, ...], BeforeValidator(read_options)]
 
 
 class _Section(BaseModel):
@@ -63,10 +63,10 @@ class _Stem(_Section):
 
 
 class _Stage(_Section):
-    channels: _Whole
-    blocks: Annotated[tuple[int, int], BeforeValidator(_from_to)] = (1, 1)
+    channels: Whole
+    blocks: Annotated[tuple[int, int], BeforeValidator(read_range)] = (1, 1)
     stride: int = 1
-    kernels: _Whole | None = None
+    kernels: Whole | None = None
     expansions: _Real | None = None
     squeeze_excite: _Bool | None = None
     activations: _Activations | None = None
@@ -75,14 +75,14 @@ class _Stage(_Section):
 class _Space(_Section):
     stem: _Stem
     stages: tuple[_Stage, ...]
-    head: _Whole | None = None
+    head: Whole | None = None
     activation: Activation | None = None
-    kernels: _Whole | None = None
+    kernels: Whole | None = None
     expansions: _Real | None = None
     squeeze_excite: _Bool | None = None
     activations: _Activations | None = None
-    weight_bits: _Whole | None = None
-    activation_bits: _Whole | None = None
+    weight_bits: Whole | None = None
+    activation_bits: Whole | None = None
     bits: Literal["block", "layer"] | None = None
     ends: int | None = None
     divisor: int | None = None
@@ -114,9 +114,9 @@ def parse_mobile_space(values: Any, where: str) -> MobileSpace:
     try:
         read = _Space.model_validate(values)
         for_all = {name: getattr(read, name) for name in _OF_ALL_STAGES}
-        stages = tuple(Stage(**(_given(for_all) | _given(dict(stage)))) for stage in read.stages)
+        stages = tuple(Stage(**(given(for_all) | given(dict(stage)))) for stage in read.stages)
         own = {name: value for name, value in dict(read).items() if name not in (*_OF_ALL_STAGES, "stem", "stages")}
-        return MobileSpace(stem=Stem(**dict(read.stem)), stages=stages, **_given(own))
+        return MobileSpace(stem=Stem(**dict(read.stem)), stages=stages, **given(own))
     except ValidationError as error:
         raise RecipeError(f"{where}: {_first(error)}") from error
     except RecipeError as error:
@@ -125,18 +125,18 @@ def parse_mobile_space(values: Any, where: str) -> MobileSpace:
 
 def dump_mobile_space(space: MobileSpace) -> str:
     """A space as YAML with every field spelled out; `parse_mobile_space` is the inverse."""
-    return yaml.safe_dump(_plain(asdict(space)), sort_keys=False, default_flow_style=None, width=120)
+    return yaml.safe_dump(plain(asdict(space)), sort_keys=False, default_flow_style=None, width=120)
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without what was left out, so that each default stands in one place."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+        return {name: plain(inner) for name, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 _MODELS: dict[str, type[BaseModel]] = {"stem": _Stem, "stages": _Stage}

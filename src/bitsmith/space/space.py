@@ -22,7 +22,7 @@ class Space(Protocol):
 
     @property
     def kind(self) -> str:
-        """As in recipes: "precision" or "mobile"."""
+        """As in recipes: "precision", "mobile" or "sequence"."""
         ...
 
     @property
