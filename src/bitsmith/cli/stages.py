@@ -40,12 +40,13 @@ def train(
 def export(
     folder: Folder,
     to: Annotated[str, typer.Option(help=f"Formats: {', '.join(EXPORTERS)}.")] = "onnx",
+    no_fpu: Annotated[bool, typer.Option("--no-fpu", help="C code without any floating point.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write every trained network of a run folder as files that run as integers, but for layers left float."""
     run = RunFolder(path=folder)
     run.recipe()
-    pipeline.export(run, tuple(to.split(",")), say(quiet))
+    pipeline.export(run, tuple(to.split(",")), say(quiet), fpu=not no_fpu)
 
 
 @app.command()

@@ -46,11 +46,15 @@ TARGETS: dict[str, Target] = {
     "c": Target(
         name="c",
         what="C99 on a microcontroller",
+        per_filter=True,
         code=10_000,
-        note=_ONNX_BESIDE + "the C exporter doesn't exist yet, so flash and RAM are priced and not yet measured.",
+        formats=("onnx", "c"),
+        note="bitsmith export --to c writes C99 that computes the same numbers; its static arena is exactly the priced "
+        "ram, and the kernels need about 2.5 kB of stack beside it.",
         sources=(
             "ram: the static arena of bitsmith.cost.memory",
-            "flash: size as bitsmith.cost.layout stores it, and 10 kB for code: an allowance, not a measurement",
+            "flash: size as bitsmith.cost.layout stores it, and 10 kB for code: an allowance; ResNet-8 takes 2 to 3 kB of "
+            "instructions and 1 kB of geometry on a Cortex-M4 (gcc -Os)",
         ),
     ),
     "mpic": Target(

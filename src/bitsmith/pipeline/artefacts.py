@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bitsmith.deploy import Verification
+from bitsmith.deploy.c import CVerification
 from bitsmith.errors import RunError
 from bitsmith.pipeline import exported
 from bitsmith.pipeline.folder import RunFolder
@@ -19,8 +21,8 @@ from bitsmith.quantize import Network
 from bitsmith.train import evaluate, infer, write_json
 
 
-def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet) -> None:
-    """Write the artefacts of every trained network."""
+def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet, *, fpu: bool = True) -> None:
+    """Write the artefacts of every trained network; `fpu` says whether C code may compute scales in float32."""
     with locked(run.path):
         for entry, blueprint in run.entries():
             folder = run.folder(entry)
@@ -28,7 +30,11 @@ def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quie
             if not trained and run.post_training(folder) is None:
                 raise RunError(f"{entry.title} is not trained yet; run bitsmith train {run.path} first")
             files = exported.export(
-                exported.load(folder), folder, formats, properties=None if trained else {"training": NOT_TRAINED}
+                exported.load(folder),
+                folder,
+                formats,
+                properties=None if trained else {"training": NOT_TRAINED},
+                fpu=fpu,
             )
             for name, path in files.artefacts.items():
                 mark = "" if trained else f", {NOT_TRAINED}"
@@ -55,8 +61,15 @@ def _verify(job: Job, say: Say) -> bool:
         save_outcomes(Outcomes(predictions=checked.predictions, labels=labels), folder)
         values = dataclasses.asdict(checked) | {"ok": checked.ok, "artefact": "model.onnx"}
         del values["predictions"]  # kept beside it, as numbers
-        write_json(folder / "verification.json", {"test": checked.score, "source": "onnx", "checks": [values]})
+        found: dict[str, Any] = {"test": checked.score, "source": "onnx", "checks": [values]}
         say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
+        if (folder / exported.C_FOLDER / "model.c").exists():
+            code = exported.verify_c_code(folder, job.task.data.test, limit=job.recipe.verify_images)
+            fine = fine and code.ok
+            found["c"] = dataclasses.asdict(code) | {"ok": code.ok, "artefact": f"{exported.C_FOLDER}/model.c"}
+            del found["c"]["predictions"]
+            say(f"{entry.title}: {describe_c(code)}")
+        write_json(folder / "verification.json", found)
     floats = float_state(job)
     if floats is not None:
         network = float_network(job, floats)
@@ -89,6 +102,16 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
             layers = f"{checked.arithmetic}, {checked.integer_layers} layers as integers{flagged}; {moved}"
         return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
+
+
+def describe_c(checked: CVerification) -> str:
+    """The verification of C code in a sentence."""
+    if not checked.ok:
+        return f"C code NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
+    return (
+        f"C code verified on {checked.images:,} images, {100 * checked.accuracy:.2f} %, "
+        f"{checked.differing_outputs} outputs differ from the reference's"
+    )
 
 
 def describe_difference(differing: Mapping[str, int], largest: Mapping[str, float]) -> str:

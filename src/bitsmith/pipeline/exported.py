@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 
 from bitsmith.blueprint import Blueprint
+from bitsmith.cost import plan_arena
 from bitsmith.data import Split
 from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
+from bitsmith.deploy.c import CVerification, read_c, verify_c, write_c
 from bitsmith.errors import ExportError, RunError
 from bitsmith.quantize import Network, build, freeze
 from bitsmith.train import Metric, load_into, load_state, save_state, write_text
 
-EXPORTERS = ("onnx",)
+EXPORTERS = ("onnx", "c")
+C_FOLDER = "c"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,15 @@ def export(
     formats: Sequence[str] = ("onnx",),
     *,
     properties: Mapping[str, str] | None = None,
+    fpu: bool = True,
 ) -> Files:
     """Write a trained network to files that run as integers, but for layers that its blueprint leaves float.
 
     Writes blueprint.json, network.safetensors and one artefact per format, each under a temporary name first.
 
     Args:
-        properties: what the artefact's metadata says besides its own: {"training": "post-training (not trained)"}.
+        properties: what the ONNX file's metadata says besides its own: {"training": "post-training (not trained)"}.
+        fpu: whether C code may compute scales in float32.
 
     Raises:
         ExportError: an unknown format, or a network that can't be lowered.
@@ -63,12 +68,13 @@ def export(
     files = files_of(folder)
     write_text(files.blueprint, blueprint.to_json())
     save_state(network.state_dict(), files.weights)
-    return Files(
-        folder=folder,
-        blueprint=files.blueprint,
-        weights=files.weights,
-        artefacts={"onnx": write_onnx(program, folder / "model.onnx", properties)},
-    )
+    artefacts: dict[str, Path] = {}
+    for name in formats:
+        if name == "onnx":
+            artefacts[name] = write_onnx(program, folder / "model.onnx", properties)
+        else:
+            artefacts[name] = write_c(program, plan_arena(blueprint.graph), folder / C_FOLDER, fpu=fpu).source
+    return Files(folder=folder, blueprint=files.blueprint, weights=files.weights, artefacts=artefacts)
 
 
 def files_of(folder: str | Path) -> Files:
@@ -78,7 +84,7 @@ def files_of(folder: str | Path) -> Files:
         folder=folder,
         blueprint=folder / "blueprint.json",
         weights=folder / "network.safetensors",
-        artefacts={"onnx": folder / "model.onnx"},
+        artefacts={"onnx": folder / "model.onnx", "c": folder / C_FOLDER / "model.c"},
     )
 
 
@@ -129,3 +135,21 @@ def verify(
         trained=network,
         score=score and (lambda outputs, labels: score(torch.from_numpy(outputs), torch.from_numpy(labels))),
     )
+
+
+def verify_c_code(files: Files | str | Path, split: Split, *, limit: int | None = None) -> CVerification:
+    """Compile the C code of a network and compare it with the integer reference on real inputs.
+
+    Args:
+        split, limit: as of `verify`.
+
+    Raises:
+        RunError, VerifyError: files missing or damaged, no compiler.
+    """
+    files = files if isinstance(files, Files) else files_of(files)
+    network = load(files.folder)
+    assert network.blueprint is not None
+    program = lower(freeze(network, network.blueprint), network.blueprint)
+    images, labels = split.raw(limit)
+    code = read_c(files.artefacts["c"].parent)
+    return verify_c(code, program, plan_arena(network.blueprint.graph), images, labels)

@@ -1,0 +1,4 @@
+static factor shared_by(factor f, int32_t count)
+{
+    return f / (float)count;
+}
