@@ -53,8 +53,8 @@ TARGETS: dict[str, Target] = {
         "ram, and the kernels need about 2.5 kB of stack beside it.",
         sources=(
             "ram: the static arena of bitsmith.cost.memory",
-            "flash: size as bitsmith.cost.layout stores it, and 10 kB for code: an allowance; ResNet-8 takes 2 to 3 kB of "
-            "instructions and 1 kB of geometry on a Cortex-M4 (gcc -Os)",
+            "flash: size as bitsmith.cost.layout stores it, and 10 kB for code: an allowance; ResNet-8 takes 2 to 3 kB "
+            "of instructions and 1 kB of geometry on a Cortex-M4 (gcc -Os)",
         ),
     ),
     "mpic": Target(

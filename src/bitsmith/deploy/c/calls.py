@@ -174,7 +174,7 @@ def _write(source: Source, place: int, operator: Operator) -> tuple[str, str]:
 def _write_average(
     source: Source, place: int, operator: Operator, window: str, factor: str, x: str, y: str, *, by_window: bool
 ) -> str:
-    zero = source.program.grids[operator.inputs[0]].zero_point
+    zero = source.program.grids[next(iter(operator.inputs))].zero_point
     out = grid_text(source, operator.name, getattr(operator, "top", 0))
     layer = source.struct(
         "average_layer", f"average{place}", f"{{{window}, {zero}, {int(by_window)}, {out}, {factor}}}"

@@ -22,7 +22,7 @@ def output_step(program: IntegerProgram) -> float:
     """What one unit of the int32 outputs is worth: a power of two for sums, the grid's own step for levels."""
     logits = [operator for operator in program.operators if isinstance(operator, Logits)]
     if not logits:
-        return float(program.grids[program.operators[-1].inputs[0]].step)
+        return float(program.grids[next(iter(program.operators[-1].inputs))].step)
     operator = logits[0]
     unit = float(program.grids[operator.inputs[0]].step) * float(operator.sums.scale.max())
     return 2.0 ** (math.ceil(math.log2(unit * program.accumulator_bound(operator))) - 30)

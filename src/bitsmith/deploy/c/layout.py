@@ -64,7 +64,7 @@ def lay_out(program: IntegerProgram, arena: ArenaPlan) -> Layout:
     for operator in program.operators:
         name = operator.name
         aliases = isinstance(operator, Flatten) or name in fused
-        base[name] = base[operator.inputs[0]] if aliases else name
+        base[name] = base[next(iter(operator.inputs))] if aliases else name
         found = _order(program, operator, order)
         if found is not None:
             order[name] = found
