@@ -65,7 +65,7 @@ def test_at_one_hot_it_is_the_pruned_network(draw, seed):
     graph, coupling = space.template.graph, soft.coupling
     rng = np.random.default_rng(seed)
     gone = np.zeros(len(coupling.pinned), bool)
-    gone[rng.choice(soft.removable.numpy(), 3, replace=False)] = True
+    gone[rng.choice(np.flatnonzero(soft.removable), 3, replace=False)] = True
     bits, weight, activation = {}, {}, {}
     for name, options in space.options.items():
         k = rng.integers(len(options.weight), size=graph[name].shape[0])
