@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from bitsmith.recipe import FILLED, METHODS
+
 SEARCH = ["search", "--model", "resnet8_slim", "--data", "digits", "--out", "x", "--quiet"]
 FITS = ["--budget", "size=50kB"]
 QUANTIZE = ["quantize", "--model", "resnet8_slim", "--data", "digits", *FITS]
@@ -190,7 +192,7 @@ def test_version_and_help(bitsmith):
     assert "search" in bitsmith("--help").stdout
     for command in ("search", "check"):
         said = " ".join(bitsmith(command, "--help").stdout.replace("│", " ").split())
-        assert "composite, filters, grid, random, sensitivity, supernet, uniform, uniform+fill, or" in said
+        assert f"{', '.join([*METHODS, FILLED])}, or" in said
     for command in ("run", "search", "quantize", "train", "export", "verify", "report", "cost", "check"):
         assert "Usage" in bitsmith(command, "--help").stdout
 

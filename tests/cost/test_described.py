@@ -88,12 +88,12 @@ def test_who_takes_float_layers(tmp_path, text, taken):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("colour: red", "colour: Extra inputs are not permitted"),
+        ("colour: red", "there is no setting 'colour'"),
         ("bits: {weights: [2, 9]}", r"bits.weights.1: .*less than or equal to 8"),
         ("bits: {weights: []}", r"bits.weights: .*at least 1"),
         ("memories: {ram: 16}", None),
         ("memories: {ram: 16kJ}", r"memories.ram: can't read '16kJ'; write a number and a unit, one of B, kB"),
-        ("memories: {rom: 16kB}", "memories.rom: Extra inputs"),
+        ("memories: {rom: 16kB}", "memories: there is no setting 'rom'"),
         ("memories: {flash: 16kB}", "memories.flash: say how much of it is code"),
         ("lacks: {relx: none}", "lacks: there is no operator 'relx'; there are add, affine"),
         ("extends: toaster", "extends: unknown target 'toaster'; known are onnx"),

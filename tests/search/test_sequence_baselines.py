@@ -61,7 +61,7 @@ def test_some_inside_wherever_there_is_one(few, every):
         assert fits(found.graph, found.bits, budgets)
     with pytest.raises(BudgetError, match=r"macs is at least .* in this space, the budget is 100"):
         some_inside(few, [Budget.parse("macs=100")])
-    with pytest.raises(BudgetError, match=r"size is not found below .* in this space, the budget is 1B"):
+    with pytest.raises(BudgetError, match=r"size is not found below .* in this space, the budget is 1 B"):
         some_inside(few, [Budget.parse("size=1B")])
 
 

@@ -102,7 +102,7 @@ def test_what_can_be_reached():
     assert plan_arena(low.graph).total == RAM.min()
     assert reachable(SPACE, ["ram", "size"]) == {"ram": (RAM.min(), RAM.max()), "size": (SIZE.min(), SIZE.max())}
     some_inside(SPACE, [Budget(cost="ram", limit=float(RAM.min()))])
-    with pytest.raises(BudgetError, match=rf"ram is at least {RAM.min()}B in this space, .* narrower early stages"):
+    with pytest.raises(BudgetError, match=rf"ram is at least {RAM.min()} B in this space, .* narrower early stages"):
         some_inside(SPACE, [Budget(cost="ram", limit=float(RAM.min() - 1))])
     smallest = SIZE[RAM.min() == RAM].min()
     both = [Budget(cost="ram", limit=float(RAM.min())), Budget(cost="size", limit=float(smallest))]
