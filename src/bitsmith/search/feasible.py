@@ -48,7 +48,11 @@ def least(space: Space, cost: str) -> Blueprint:
 
 
 def reachable(space: Space, costs: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of every cost over all blueprints of the space, each cost by itself."""
+    """The least and the greatest value of every cost over all blueprints of the space, each cost by itself.
+
+    Of RAM in a mobile space the greatest is the arena of the network with the largest peak, a lower bound: where
+    tensors leave gaps, another arena may be larger. The least is that of the best network looked at, see `extreme`.
+    """
     if isinstance(space, Mobile):
         discretizer = Discretizer(space, [_any_limit(cost) for cost in costs])
         found = {}

@@ -15,6 +15,7 @@ from bitsmith.cost.memory import plan_arena
 from bitsmith.errors import BudgetError
 from bitsmith.search import Random, Uniform, least, random_network, reachable, some_inside
 from bitsmith.search.grid import blueprints_inside
+from bitsmith.search.supernet import discretize
 from bitsmith.search.supernet.discretize import Discretizer
 from bitsmith.search.supernet.peaks import price_peaks
 from bitsmith.search.supernet.pricing import expected_costs
@@ -143,6 +144,57 @@ def test_where_tensors_leave_gaps_the_arena_decides():
             score(space, penalties, space.encode(b)) for b, r in zip(every, ram, strict=True) if r <= budget.limit
         )
         assert score(space, penalties, space.encode(found)) == pytest.approx(best, abs=1e-9)
+
+
+def thrice() -> Mobile:
+    """A million networks: the blocks that leave gaps, and hundreds of shapes behind them."""
+    behind = Stage(
+        channels=(8,), blocks=(1, 3), stride=2, expansions=(1.0, 1.5, 2.0), kernels=(3,), activations=("relu",)
+    )
+    space = gaps()
+    stages = (*space.description.stages, behind)
+    return dataclasses.replace(space, description=dataclasses.replace(space.description, stages=stages))
+
+
+def test_gaps_of_more_networks_than_tries():
+    """The blocks around a gap are left out together, so that another choice of one or two of them is found."""
+    space = thrice()
+    rng = np.random.default_rng(0)
+    drawn = (space.sample(rng) for _ in range(1000))
+    at = next(b for b in drawn if plan_arena(b.graph).total > plan_arena(b.graph).lower_bound)
+    wanted = dict(zip((d.name for d in space.decisions.decisions), space.encode(at), strict=True))
+    penalties = {d.name: 0.01 * rng.random(len(d.options)) for d in space.decisions.decisions}
+    for name in (name for name in wanted if name.startswith(("stage1", "stage2"))):
+        penalties[name] += np.arange(len(penalties[name])) != wanted[name]
+    budget = Budget(cost="ram", limit=plan_arena(at.graph).lower_bound)
+    found = Discretizer(space, [budget]).best(penalties)
+    assert plan_arena(found.graph).total <= budget.limit
+    assert score(space, penalties, space.encode(found)) < 1.2
+
+
+def test_giving_up_is_not_a_proof(monkeypatch):
+    space, budget = gaps(), Budget.parse("ram=2kB")
+    free = {d.name: np.zeros(len(d.options)) for d in space.decisions.decisions}
+    with pytest.raises(BudgetError, match=r"no network of this space meets ram=10B; raise it"):
+        Discretizer(space, [Budget.parse("ram=10B")]).best(free)
+    monkeypatch.setattr(discretize, "_CUTS", 2)
+    monkeypatch.setattr(discretize, "fits", lambda *a: False)
+    with pytest.raises(
+        BudgetError, match=r"doesn't prove that there is none; raise it \(alone, ram of 384 B is enough"
+    ):
+        Discretizer(space, [budget]).best(free)
+
+
+@pytest.mark.parametrize(("tries", "proven"), [(3, False), (50, True)])
+def test_the_least_ram_is_told_apart_from_the_least_found(monkeypatch, tries, proven):
+    """As if every arena had a gap of a byte: all networks of the least peak have to be looked at."""
+    space = gaps()
+    monkeypatch.setattr(discretize, "_ram", lambda space, blueprint: plan_arena(blueprint.graph).total + 1.0)
+    monkeypatch.setattr(discretize, "_CUTS", tries)
+    found, bound = discretize._least_ram.__wrapped__(space)
+    least = min(plan_arena(space.at(i).graph).lower_bound for i in range(space.count()))
+    assert bound == least + proven
+    assert plan_arena(found.graph).total == least
 
 
 def test_of_equal_budgets_the_grid_has_all_inside():

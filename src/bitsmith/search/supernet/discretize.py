@@ -11,7 +11,9 @@ An integer program over paths. Widths and numbers of blocks couple neighboring b
 - a budget on RAM forbids forms in which more bytes are live at some step (`peaks`);
 - the choice found is priced exactly; where a budget fails all the same, it is forbidden and the program solved again.
   Where it is the arena that has gaps, all choices of the same tensors are forbidden at once, and forms are told apart
-  by their tensors from then on.
+  by their tensors from then on. Where so many have gaps that these tries run out, only the blocks around the gap are
+  forbidden together, and at last fewer bytes may live at any step, by what the arena is too large, until one fits:
+  inside, but no longer the best for certain, since the same blocks may pack elsewhere.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import final
 
 import numpy as np
 
-from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.blueprint import Blueprint, Budget, NetworkGraph
 from bitsmith.cost import exact, fits
+from bitsmith.cost.additive import planned
+from bitsmith.cost.memory import live_tensors, plan_arena
 from bitsmith.errors import BudgetError
 from bitsmith.search.supernet.factors import CostFactors
 from bitsmith.search.supernet.peaks import PEAKED, price_peaks
@@ -32,7 +37,7 @@ from bitsmith.search.supernet.pricing import parts_of, price_factors
 from bitsmith.search.supernet.program import BudgetRow, Ceiling, Program
 from bitsmith.space import Mobile
 
-_CUTS = 50  # choices forbidden one by one, before giving up
+_CUTS = 50  # tries of each kind, before giving up
 _LESS_RAM = " (a stem of fewer channels or with stride 2, narrower early stages and smaller expansions take less)"
 
 
@@ -58,6 +63,9 @@ class Discretizer:
     def extreme(self, budget: int, *, greatest: bool = False) -> Blueprint:
         """A network with the least or the greatest value of a budget's cost, whatever its limit.
 
+        Of RAM the greatest is that of the largest peak, which another network's arena may exceed by its gaps; the least
+        is proven unless networks of the least peaks nearly all have gaps.
+
         avg_bits is a root of a ratio of two sums; the ratio's optimum is found by Dinkelbach's iteration ("On nonlinear
         fractional programming", 1967): the optimum of bitops - r MACs at the last network's own r, until none is
         better.
@@ -67,7 +75,7 @@ class Discretizer:
         """
         cost = self.budgets[budget].cost
         if cost == PEAKED:
-            return _most_ram(self.space) if greatest else _least_ram(self.space)
+            return _most_ram(self.space) if greatest else _least_ram(self.space)[0]
         sign = -1.0 if greatest else 1.0
         row, blueprint, value = _row(self.budgets[budget], self._priced), None, math.inf
         while True:
@@ -83,12 +91,15 @@ class Discretizer:
             row = _row(Budget(cost=cost, limit=sign * value), self._priced)
 
     def least(self) -> list[float]:
-        """Per budget the least value of its cost that any network of the space has."""
-        found = [self.extreme(k) for k in range(len(self.budgets))]
-        return [
-            exact(budget.cost, blueprint.graph, blueprint.bits, self.space.costs)
-            for budget, blueprint in zip(self.budgets, found, strict=True)
-        ]
+        """Per budget what its cost is at least in any network of the space: reached, but for RAM that isn't proven."""
+        found = []
+        for k, budget in enumerate(self.budgets):
+            if budget.cost == PEAKED:
+                found.append(_least_ram(self.space)[1])
+            else:
+                blueprint = self.extreme(k)
+                found.append(exact(budget.cost, blueprint.graph, blueprint.bits, self.space.costs))
+        return found
 
     def check(self) -> Blueprint:
         """Some network inside all budgets.
@@ -109,59 +120,128 @@ class Discretizer:
     def best(self, penalties: Mapping[str, np.ndarray]) -> Blueprint:
         """The network with the least sum of penalties inside every budget.
 
+        Where nearly all arenas have gaps (see above), one that is inside.
+
         Args:
             penalties: decision -> one finite number per option.
 
         Raises:
-            BudgetError: there is none.
+            BudgetError: there is none, or none was found; the message says which.
         """
         program, ceiling = Program(self.space, penalties, self._rows, self._ceiling), self._ceiling
+        names = " and ".join(map(str, self.budgets))
+        gaps = False
         for _ in range(_CUTS):
             indices = program.solve()
             if indices is None:
-                break
+                how = f"{names} together, though each can be met alone" if len(self.budgets) > 1 else names
+                raise BudgetError(f"no network of this space meets {how}; raise {_one_of(self.budgets)}")
             blueprint = self.space.decode(indices)
-            if fits(blueprint.graph, blueprint.bits, self.budgets, self.space.costs):
+            if self._fits(blueprint):
                 return blueprint
             gaps = ceiling is not None and _ram(self.space, blueprint) > ceiling.limit
             if gaps and not program.apart:
                 program = Program(self.space, penalties, self._rows, ceiling, apart=True)
             else:
                 program.forbid(alike=gaps)
-        names = " and ".join(map(str, self.budgets))
+        if gaps and ceiling is not None:
+            found = self._around(program, ceiling.limit) or self._lower(penalties, ceiling)
+            if found is not None:
+                return found
+        enough = [
+            f" (alone, {b.cost} of {b.describe(_ram(self.space, _least_ram(self.space)[0]), exact=True)} is enough)"
+            for b in self.budgets
+            if b.cost == PEAKED
+        ]
         raise BudgetError(
-            f"no network of this space meets {names} together, though each can be met alone; raise one of them"
+            f"no network that meets {names} was found in many tries, which doesn't prove that there is none; "
+            f"raise {_one_of(self.budgets)}{''.join(enough[:1])}"
         )
+
+    def _fits(self, blueprint: Blueprint) -> bool:
+        return fits(blueprint.graph, blueprint.bits, self.budgets, self.space.costs)
+
+    def _around(self, program: Program, limit: float) -> Blueprint | None:
+        """A network inside by forbidding, after each one that isn't, its blocks around the gap."""
+        for _ in range(_CUTS):
+            indices = program.solve()
+            if indices is None:
+                return None
+            blueprint = self.space.decode(indices)
+            if self._fits(blueprint):
+                return blueprint
+            parts = _enclosing(blueprint.graph, limit)
+            program.forbid(alike=True, parts=parts or None)
+        return None
+
+    def _lower(self, penalties: Mapping[str, np.ndarray], ceiling: Ceiling) -> Blueprint | None:
+        """A network inside by a lower ceiling: gaps take no more than what is left below the budget."""
+        limit, lower = ceiling.limit, ceiling
+        for _ in range(_CUTS):
+            indices = Program(self.space, penalties, self._rows, lower, apart=True).solve()
+            if indices is None:
+                break
+            blueprint = self.space.decode(indices)
+            if self._fits(blueprint):
+                return blueprint
+            lower = replace(lower, limit=lower.limit - max(1.0, _ram(self.space, blueprint) - limit))
+        least, _ = _least_ram(self.space)
+        return least if self._fits(least) else None
+
+
+def _one_of(budgets: Sequence[Budget]) -> str:
+    return "one of them" if len(budgets) > 1 else "it"
 
 
 def _ram(space: Mobile, blueprint: Blueprint) -> float:
     return exact(PEAKED, blueprint.graph, blueprint.bits, space.costs)
 
 
-def _least_ram(space: Mobile) -> Blueprint:
-    """The network with the least arena; where gaps leave many to look at, the least of the first `_CUTS`."""
+def _enclosing(graph: NetworkGraph, limit: float) -> set[str]:
+    """The blocks (or the head) of the tensors that live beside one that ends above the limit."""
+    plan, tensors = plan_arena(graph), live_tensors(graph, planned(graph))
+    above = [t for t in tensors if plan.offsets[t.name] + t.size > limit]
+    owners = (t.name.split(".") for t in tensors if any(t.meets(other) for other in above))
+    return {".".join(owner[:2]) if owner[0].startswith("stage") else owner[0] for owner in owners}
+
+
+@lru_cache(maxsize=8)
+def _least_ram(space: Mobile) -> tuple[Blueprint, float]:
+    """A network of little RAM, and what no network is below.
+
+    Both are the same, its arena, unless so many networks of the least peaks have gaps that not all can be looked at:
+    then the second is the least peak.
+    """
     peaks = price_peaks(space)
     row = BudgetRow(fixed=0, factors={f.decisions: f for f in peaks.factors}, limit=math.inf)
-    limit, best = peaks.least(space.description.stages), None
+    bound = peaks.least(space.description.stages)
+    limit, best = bound, None
     while True:
-        program = Program(space, _no_penalties(space), [row], Ceiling(peaks=peaks, limit=limit), apart=True)
+        program, proven = (
+            Program(space, _no_penalties(space), [row], Ceiling(peaks=peaks, limit=limit), apart=True),
+            False,
+        )
         for _ in range(_CUTS):
             indices = program.solve(objective_row=0)
             if indices is None:
+                proven = True
                 break
             found = space.decode(indices)
             best = found if best is None or _ram(space, found) < _ram(space, best) else best
-            if _ram(space, best) <= peaks.least(space.description.stages):
-                return best
+            if _ram(space, best) <= bound:
+                return best, bound
             program.forbid(alike=True)
         assert best is not None, "some network has the least peak"
         if limit >= _ram(space, best) - 1:
-            return best
+            return best, _ram(space, best) if proven else bound
         limit = _ram(space, best) - 1
 
 
 def _most_ram(space: Mobile) -> Blueprint:
-    """The network with the greatest peak, all else at its last option; gaps of other arenas are not looked for."""
+    """The network with the greatest peak, all else at its last option.
+
+    Its arena is a lower bound of the greatest: gaps of other arenas, which may be larger, are not looked for.
+    """
     indices = space.sizes - 1
     factor, at = price_peaks(space).largest()
     for name, option in zip(factor.decisions, at, strict=True):

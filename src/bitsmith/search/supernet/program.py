@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -83,17 +83,21 @@ class Program:
         for unit in self._peaks.keys() - set(units):  # without a head, what comes behind the last stage
             self._limit_widths(self._peaks[unit])
 
-    def forbid(self, *, alike: bool = False) -> None:
+    def forbid(self, *, alike: bool = False, parts: Collection[str] | None = None) -> None:
         """Not the last solution again.
 
         Args:
             alike: nor any other whose tensors are the same.
+            parts: nor any whose tensors are the same in these parts ("stage1.block2", "head"), whatever the others are.
         """
-        cut = self._chosen
-        if alike:
-            shapes = {_shape_of(self._meaning[v]) for v in np.flatnonzero(cut)}
+        cut = last = self._chosen
+        if parts is not None:
+            last = last & np.array([_is_about(meaning, parts) for meaning in self._meaning])
+            last = last if last.any() else self._chosen
+        if alike or parts is not None:
+            shapes = {_shape_of(self._meaning[v]) for v in np.flatnonzero(last)}
             cut = np.array([_shape_of(meaning) in shapes for meaning in self._meaning])
-        self._cuts.append((cut, self._chosen.sum() - 1))
+        self._cuts.append((cut, last.sum() - 1))
 
     def solve(self, objective_row: int | None = None) -> np.ndarray | None:
         """Option indices of the best choice; None where there is none.
@@ -194,6 +198,15 @@ def _unit(factor: Factor) -> tuple[str, ...]:
     """What all factors of one block have in common."""
     owner = ".".join(factor.decisions[-1].split(".")[:2])
     return (owner if owner.startswith("stage") else owner.split(".")[0],)
+
+
+def _is_about(meaning: Mapping[str, int], parts: Collection[str]) -> bool:
+    """Whether a variable is a form of one of some parts, or the state of a stage that has one of them."""
+    owners = {name.rpartition(".")[0] for name in meaning}
+    blocks = {owner for owner in owners if "." in owner} or owners & {"head"}
+    if blocks:
+        return not blocks.isdisjoint(parts)
+    return any(part.startswith(f"{owner}.") for owner in owners for part in parts)
 
 
 def _shape_of(meaning: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
