@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from conftest import FULL
 
+from bitsmith.cost import exact
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.pipeline import width_grid
 from bitsmith.pipeline.compare_pool import run_all
@@ -48,7 +49,7 @@ def test_layout(grid):
     assert len({three.blueprint(point).graph for point in three.points()}) == 64
     with pytest.raises(RecipeError, match="1 to 3 groups"):
         lay_out(grid.job, groups=4)
-    with pytest.raises(RecipeError, match="different shares"):
+    with pytest.raises(RecipeError, match="first six digits"):
         lay_out(grid.job, shares=(0.5, 0.5))
 
 
@@ -108,7 +109,10 @@ def test_in_processes_they_come_to_the_same_scores(grid, tmp_path):
     ]
 
 
-def synthetic(scores, groups=("8 channels", "16 channels", "32 channels"), shares=(0.5, 1.0)):
+def synthetic(
+    scores, groups=("8 channels", "16 channels", "32 channels"), shares=(0.5, 1.0), budgets=("macs=2.5k",),
+    metric="accuracy",
+):  # fmt: skip
     """Points whose MACs are the product of the shares' sum by 1,000."""
     import itertools
 
@@ -117,8 +121,8 @@ def synthetic(scores, groups=("8 channels", "16 channels", "32 channels"), share
         for each, score in zip(itertools.product(shares, repeat=len(groups)), scores, strict=True)
     ]
     return WidthMap(
-        title="t<", created="2026-01-01T00:00:00+00:00", metric="accuracy", images=400, groups=list(groups),
-        shares=list(shares), budgets=["macs=2.5k", "energy=1uJ"], points=points, facts={}, environment={}, command="",
+        title="t<", created="2026-01-01T00:00:00+00:00", images=400, groups=list(groups),
+        shares=list(shares), budgets=list(budgets), metric=metric, points=points, facts={}, environment={}, command="",
     )  # fmt: skip
 
 
@@ -127,10 +131,61 @@ def test_what_is_above_the_homogeneous_line(tmp_path):
     found = synthetic([0.5, 0.61, 0.59, 0.59, 0.58, 0.5, 0.9, 0.8])
     assert [tuple(point.shares) for point in found.above()] == [(1.0, 1.0, 0.5), (0.5, 0.5, 1.0)]
     assert "2 of 6 networks" in found.verdict()
-    assert "2.5 points" in found.verdict()
+    assert "(one score's standard error is up to 2.5 points)" in found.verdict()
+    assert "points)" not in replace(found, metric="f1").verdict()
     assert [found.inside(point) for point in found.points].count(False) == 1
     page = write_width_map(found, tmp_path).read_text()
     assert "t&lt;" in page
+
+
+def test_inside_means_inside_any_set_of_budgets(tmp_path):
+    """Of 1,500 to 3,000 MACs; a set asks for both of its budgets."""
+    found = synthetic([0.5] * 8, budgets=("macs=2.5k", "macs=1.5k", "macs=3k, macs=2k"))
+    met = [found.met(point) for point in found.points]
+    assert met[0] == found.budgets
+    assert met[1] == ["macs=2.5k", "macs=3k, macs=2k"]
+    assert met[3] == ["macs=2.5k"]
+    assert met[7] == []
+    assert [found.inside(point) for point in found.points] == [True] * 7 + [False]
+    assert "<td>macs=2.5k; macs=3k, macs=2k</td>" in write_width_map(found, tmp_path).read_text()
+    with pytest.raises(RunError, match="budgets on energy"):
+        replace(found, budgets=["energy=1uJ"])
+    assert replace(found, budgets=[]).inside(found.points[7])
+
+
+def test_budgets_on_every_cost_are_priced(tmp_path, monkeypatch):
+    """Each set by itself, in the units of budgets."""
+    lines = [["avg_bits=5"], ["flash=200kB", "macs=60k"]]
+    other = parse_recipe(RECIPE | {"budgets": lines, "target": "c"}, "the test")
+    grid = lay_out(prepare(RunFolder.create(tmp_path / "run", other)), shares=(0.25,), groups=1)
+    blueprint = grid.blueprint((0.25,))
+    costs = grid.costs((0.25,))
+    for name in ("avg_bits", "flash", "ram"):
+        assert costs[name] == exact(name, blueprint.graph, blueprint.bits, grid.job.space.costs)
+    score = {"metric": 0.5, "loss": 1.0, "seconds": 1.0}
+    monkeypatch.setattr(width_grid, "read_json", lambda file, hint: score)
+    found = summarize_grid(grid)
+    assert [[part.split("=")[0] for part in line.split(", ")] for line in found.budgets][1][:2] == ["flash", "macs"]
+    assert found.points[0].costs == costs
+
+
+def test_shares_of_the_same_channels_are_one_network(grid, monkeypatch):
+    """Of 8 channels .25 and .26 are 2, of 16 they are 4."""
+    same = lay_out(grid.job, shares=(0.25, 0.26, 0.5), groups=1)
+    assert same.blueprint((0.25,)) == same.blueprint((0.26,))
+    assert list(same.networks().values()) == [(0.25,), (0.5,)]
+    assert same.folder((0.26,)) == same.folder((0.25,)) != same.folder((0.5,))
+    with pytest.raises(RecipeError, match="differ in their first six digits"):
+        lay_out(grid.job, shares=(0.25, 0.25 + 1e-9))
+
+
+def test_a_refusal_leaves_no_folder(tmp_path):
+    with pytest.raises(RecipeError, match="1 to 3 groups"):
+        train_grid(recipe(), tmp_path / "run", groups=4)
+    floats = parse_recipe(RECIPE | {"space": {"weight_bits": [4, 32], "activation_bits": [8, 32]}}, "the test")
+    with pytest.raises(RecipeError, match="pin it to 8 in the recipe's space, or leave float out"):
+        train_grid(floats, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_point_is_in_every_map():

@@ -3,7 +3,8 @@
 A block is all layers of equally many channels (`bitsmith.search.widths`); consecutive blocks make a group where there
 are more of them than groups wanted. Three groups at four widths are the 64 networks of arXiv 1904.09872. Each is
 trained from scratch in a folder of its own, by a process of its own, by the same seed and on the same batches; what is
-there already is not trained again. Scores are of validation data: a map is there to choose by.
+there already is not trained again, and shares that round to the same channels are one network. Scores are of
+validation data: a map is there to choose by.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bitsmith.blueprint import Blueprint
 from bitsmith.cost import exact
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.pipeline.compare_pool import LOG, Failed, State, Work, run_all
-from bitsmith.pipeline.folder import RunFolder
+from bitsmith.pipeline.folder import begun
 from bitsmith.pipeline.job import Job, Say, prepare, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.machine import environment
@@ -64,17 +65,40 @@ class WidthGrid:
         """Every choice of shares, one for each group; the first group changes slowest."""
         return list(product(self.shares, repeat=len(self.members)))
 
-    def blueprint(self, point: Sequence[float]) -> Blueprint:
-        """The network at some shares."""
+    def widths(self, point: Sequence[float]) -> tuple[int, ...]:
+        """The channels of each block at some shares."""
         widths = [1] * len(self.blocks.channels)
         for group, share in zip(self.members, point, strict=True):
             for d in group:
                 widths[d] = self.blocks.scaled(share)[d]
-        return self.blocks.blueprint(self.space.uniform(8, 8), widths)
+        return tuple(widths)
+
+    def networks(self) -> dict[tuple[int, ...], tuple[float, ...]]:
+        """The different networks by their widths, each with the first of the points that come to it."""
+        found: dict[tuple[int, ...], tuple[float, ...]] = {}
+        for point in self.points():
+            found.setdefault(self.widths(point), point)
+        return found
+
+    def blueprint(self, point: Sequence[float]) -> Blueprint:
+        """The network at some shares."""
+        return self.blocks.blueprint(self.space.uniform(8, 8), self.widths(point))
 
     def folder(self, point: Sequence[float]) -> Path:
-        """Where a network is trained."""
-        return self.job.run.path / "points" / "-".join(f"{share:g}" for share in point)
+        """Where a network is trained, whichever of its points it is asked for by."""
+        first = self.networks()[self.widths(point)]
+        return self.job.run.path / "points" / "-".join(f"{share:g}" for share in first)
+
+    def costs(self, point: Sequence[float]) -> dict[str, float]:
+        """What the network at some shares costs, by whatever is budgeted too.
+
+        Raises:
+            BudgetError: a cost that can't be priced.
+        """
+        blueprint = self.blueprint(point)
+        budgeted = (budget.cost for line in self.job.recipe.budget_sets() for budget in line)
+        names = dict.fromkeys((*_COSTS, *budgeted))
+        return {name: exact(name, blueprint.graph, blueprint.bits, self.job.space.costs) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +118,10 @@ def lay_out(job: Job, *, shares: Sequence[float] = SHARES, groups: int = 3) -> W
     require_bits(job.space, "the grid of widths")
     if job.recipe.train.distill:
         raise RecipeError("the grid of widths trains from scratch and has no teacher; leave train.distill out")
-    if not shares or not all(0 < share <= 1 for share in shares) or len(set(shares)) < len(shares):
-        raise RecipeError(f"widths of a grid are different shares above 0 and up to 1, got {list(shares)}")
+    if not shares or not all(0 < share <= 1 for share in shares) or len({f"{s:g}" for s in shares}) < len(shares):
+        raise RecipeError(
+            f"widths of a grid are shares above 0 and up to 1 that differ in their first six digits, got {list(shares)}"
+        )
     if not 1 <= groups <= 3:
         raise RecipeError(f"a grid has 1 to 3 groups, as a page can show; got {groups}")
     blocks = width_groups(job.graph, blocks=True)
@@ -104,7 +130,13 @@ def lay_out(job: Job, *, shares: Sequence[float] = SHARES, groups: int = 3) -> W
     parts = np.array_split(np.arange(len(blocks.groups)), min(groups, len(blocks.groups)))
     return WidthGrid(
         job=job,
-        space=at_bits(job.space, None, None, "grid of widths"),
+        space=at_bits(
+            job.space,
+            None,
+            None,
+            "the grid of widths",
+            hint="pin it to 8 in the recipe's space, or leave float out there",
+        ),
         blocks=blocks,
         members=tuple(tuple(part.tolist()) for part in parts),
         shares=tuple(sorted(shares)),
@@ -128,8 +160,7 @@ def train_point(grid: WidthGrid, point: Sequence[float], watch: Watch = silent) 
         checkpoint = folder / "train.checkpoint"
         title = "train " + " ".join(f"{share:g}" for share in point)
         score = evaluate_blueprint(problem, blueprint, job.recipe.train, stage=title, checkpoint=checkpoint)
-        costs = {c: exact(c, blueprint.graph, blueprint.bits, job.space.costs) for c in _COSTS}
-        write_json(folder / SCORE, asdict(score) | {"costs": costs})
+        write_json(folder / SCORE, asdict(score))
         checkpoint.unlink(missing_ok=True)
 
 
@@ -155,9 +186,9 @@ def train_grid(
         RunError: the folder holds work of another recipe, or another process works there.
         BitsmithError: as `prepare` and `lay_out`.
     """
-    run = RunFolder.create(out, recipe)
-    with locked(out):
+    with begun(out, recipe) as run:
         grid = lay_out(prepare(run, say), shares=shares, groups=groups)
+        grid.costs(grid.points()[0])  # refuses what can't be priced before anything is trained
         works = [
             Work(
                 title=" ".join(f"{share:g}" for share in point),
@@ -167,7 +198,7 @@ def train_grid(
                     *("--shares", ",".join(map(str, shares)), "--point", ",".join(map(str, point))),
                 ),
             )
-            for point in grid.points()
+            for point in grid.networks().values()
             if not (grid.folder(point) / SCORE).exists()
         ]
         failed = run_all(works, workers, watch, lambda f: say(f"{f.title} failed: {f.reason}; see {f.folder / LOG}"))
@@ -190,12 +221,13 @@ def summarize_grid(grid: WidthGrid, command: str = "") -> WidthMap:
         images=len(job.task.data.validation),
         groups=list(grid.names),
         shares=list(grid.shares),
-        budgets=list(dict.fromkeys(str(budget) for line in job.recipe.budget_sets() for budget in line)),
+        budgets=[", ".join(map(str, line)) for line in job.recipe.budget_sets()],
         points=[_read(grid, point) for point in grid.points()],
         facts={
             "model": job.recipe.model.spec,
             "data": job.task.data.name,
             "bits": _bits(grid.blueprint(grid.points()[-1])),
+            "networks": f"{len(grid.networks())} of {len(grid.points())} choices of shares are different ones",
             "epochs of each network": job.recipe.train.epochs,
             "validation images": len(job.task.data.validation),
         },
@@ -213,9 +245,9 @@ def _read(grid: WidthGrid, point: Sequence[float]) -> MapPoint:
             score=float(values["metric"]),
             loss=float(values["loss"]),
             seconds=float(values["seconds"]),
-            costs={name: float(value) for name, value in values["costs"].items()},
+            costs=grid.costs(point),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file} is damaged ({error}); delete it and train the grid again") from error
 
 

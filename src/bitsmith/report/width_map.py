@@ -50,11 +50,11 @@ class WidthMap:
         created: ISO 8601.
         images: that scores are of.
         groups: what each is called.
-        budgets: as text; points outside are marked.
+        budgets: the sets of them, each as text ("macs=60k, ram=4kB"); points inside none are marked.
         points: every choice of shares, the first group changing slowest.
 
     Raises:
-        RunError: not one point for each choice.
+        RunError: not one point for each choice, or a budget on a cost that points don't have.
     """
 
     title: str
@@ -76,20 +76,33 @@ class WidthMap:
                 f"{len(self.shares) ** len(self.groups)} networks, got {len(self.points)}"
             )
 
+        unknown = {budget.cost for budget in self.limits()} - set(self.points[0].costs)
+        if unknown:
+            raise RunError(f"the map has budgets on {', '.join(sorted(unknown))}, which its networks have no values of")
+
+    def limits(self) -> list[Budget]:
+        """Every single budget of all sets."""
+        return [
+            Budget.parse(part) for part in dict.fromkeys(part for line in self.budgets for part in line.split(", "))
+        ]
+
     @property
     def cost(self) -> str:
-        """What networks are compared by: the first budget's cost that is known, else MACs."""
-        costs = [Budget.parse(text).cost for text in self.budgets]
-        return next((cost for cost in costs if cost in self.points[0].costs), _DEFAULT)
+        """What networks are compared by: the first budget's cost that grows with networks, else MACs."""
+        return next((budget.cost for budget in self.limits() if budget.cost != "avg_bits"), _DEFAULT)
 
     def scores(self) -> np.ndarray:
         """The scores, an axis for each group."""
         return np.array([point.score for point in self.points]).reshape([len(self.shares)] * len(self.groups))
 
+    def met(self, point: MapPoint) -> list[str]:
+        """The sets of budgets that a network is inside."""
+        lines = ((line, map(Budget.parse, line.split(", "))) for line in self.budgets)
+        return [line for line, budgets in lines if all(point.costs[b.cost] <= b.limit for b in budgets)]
+
     def inside(self, point: MapPoint) -> bool:
-        """Whether a network meets every budget on a cost that is known here."""
-        budgets = [Budget.parse(text) for text in self.budgets]
-        return all(point.costs[b.cost] <= b.limit for b in budgets if b.cost in point.costs)
+        """Whether a network is inside any set of budgets, or there is none."""
+        return not self.budgets or bool(self.met(point))
 
     def above(self) -> list[MapPoint]:
         """Networks of different shares that score above homogeneous ones of their cost, best first.
@@ -110,11 +123,13 @@ class WidthMap:
         mixed = sum(not point.homogeneous for point in self.points)
         if not mixed:
             return "One group: all networks are homogeneous."
-        error = 100 * float(np.sqrt(0.25 / max(1, self.images)))
+        error = ""
+        if self.metric == "accuracy":
+            error = f" (one score's standard error is up to {100 * np.sqrt(0.25 / max(1, self.images)):.2g} points)"
         return (
             f"{len(self.above())} of {mixed} networks whose groups differ in width score above homogeneous ones of "
-            f"their {spoken_cost(self.cost)}; by one seed and {self.images:,} images, whose sampling error is up to "
-            f"{error:.2g} points, so single points mean little."
+            f"their {spoken_cost(self.cost)}; by one seed and {self.images:,} images{error}, so single points "
+            "mean little."
         )
 
 
@@ -206,7 +221,7 @@ def _heat(
         title=f"{metric[:1].upper()}{metric[1:]} by the widths of {names}",
         caption=f"Shares of the channels that are left; in each cell the score of {found.images:,} validation images "
         f"in percent and the {spoken_cost(found.cost)}"
-        + ("; in brackets: outside a budget." if found.budgets else "."),
+        + ("; in brackets: outside every set of budgets." if found.budgets else "."),
         keys=(),
         plot=plot,
         height=height,
@@ -232,7 +247,7 @@ def cost_figure(found: WidthMap) -> Figure:
             customdata=[_hover(found, p) for p in points],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    for budget in map(Budget.parse, found.budgets):
+    for budget in found.limits():
         if budget.cost == cost:
             figure.add_vline(x=budget.limit, line={"width": 1, "dash": "dash"}, layer="below")
     x_axis = {
@@ -266,4 +281,5 @@ def _cell(found: WidthMap, point: MapPoint) -> str:
 def _hover(found: WidthMap, point: MapPoint) -> str:
     shares = [f"{escape(name)}: {share:g}" for name, share in zip(found.groups, point.shares, strict=True)]
     costs = [f"{spoken_cost(cost)} {format_cost(cost, value)}" for cost, value in point.costs.items()]
-    return "<br>".join([f"<b>{100 * point.score:.2f} %</b>", *shares, *costs])
+    inside = [f"inside {line}" for line in found.met(point)]
+    return "<br>".join([f"<b>{100 * point.score:.2f} %</b>", *shares, *costs, *inside])

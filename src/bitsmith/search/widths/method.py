@@ -194,12 +194,29 @@ class BlockBinomial(WidthSearch):
         return True
 
 
-def at_bits(space: Precision, weight: int | None, activation: int | None, method: str) -> Precision:
+def at_bits(
+    space: Precision,
+    weight: int | None,
+    activation: int | None,
+    method: str,
+    *,
+    hint: str = "pin it to 8 instead, or give the method's weight_bits and activation_bits",
+) -> Precision:
     """The space with one option per layer: the given bits where it has a choice, else the highest.
 
+    Args:
+        hint: what to do about a layer that would stay float.
+
     Raises:
-        RecipeError: bits that a layer with a choice may not have; a layer that may stay float.
+        RecipeError: bits that a layer with a choice may not have, or that no layer has a choice of; a layer that may
+            stay float.
     """
+    for what, bits in (("weight", weight), ("activation", activation)):
+        if bits is not None and all(len(getattr(options, what)) == 1 for options in space.options.values()):
+            raise RecipeError(
+                f"{what}_bits of method {method!r} is {bits}, but no layer of the space has a choice of {what} bits; "
+                "leave it out, or give the space more options"
+            )
     chosen = {}
     for name, options in space.options.items():
         pair = []
@@ -211,10 +228,7 @@ def at_bits(space: Precision, weight: int | None, activation: int | None, method
                 )
             pair.append((max(allowed) if bits is None or len(allowed) == 1 else bits,))
         if (FLOAT,) in pair:
-            raise RecipeError(
-                f"layer {name!r} would stay float, and the {method} method searches networks of 1 to 8 bits: pin it to "
-                "8 instead, or give the method's weight_bits and activation_bits"
-            )
+            raise RecipeError(f"layer {name!r} would stay float, and for {method} every layer has 1 to 8 bits: {hint}")
         chosen[name] = Options(weight=pair[0], activation=pair[1])
     return replace(space, options=chosen)
 
