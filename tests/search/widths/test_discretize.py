@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inverted import inverted
 
 from bitsmith.blueprint import Bits, Budget, prune
 from bitsmith.cost import exact, fits
@@ -64,6 +65,24 @@ def test_inside_and_no_wider_network_is(seed, share, cost, second):
     assert found in inside
     if "ram" not in (cost, second):  # whose plan may need more for less
         assert not any(w != found and all(a >= b for a, b in zip(w, found, strict=True)) for w in inside)
+
+
+def test_ram_is_tried_again_after_a_growth():
+    """A plan may take less for a wider group: whatever is found, one channel more of any group is outside."""
+    graph = inverted()
+    space, groups = precision(graphs.blueprint(graph), (4,), (8,)), width_groups(graph, blocks=False)
+    plain = WidthDiscretizer(space, groups, [])
+    ram = {w: plain.cost("ram", w) for w in product(*(range(1, c + 1) for c in groups.channels))}
+    generator = np.random.default_rng(0)
+    for limit in sorted(set(ram.values())):
+        discretizer = WidthDiscretizer(space, groups, [Budget(cost="ram", limit=limit)])
+        discretizer._known = {w: value <= limit for w, value in ram.items()}
+        for _ in range(6):
+            found = discretizer.discretize(generator.normal(0, 2, len(groups.channels)))
+            assert ram[found] <= limit
+            for d, channels in enumerate(groups.channels):
+                if found[d] < channels:
+                    assert ram[(*found[:d], found[d] + 1, *found[d + 1 :])] > limit
 
 
 def test_the_likeliest_widths_rise_alike():

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 from conftest import FULL
 
 from bitsmith.blueprint import Budget
@@ -82,12 +83,18 @@ class WidthContract(MethodContract):
             assert found.curves[f"limit {budget.cost}"][-1] == pytest.approx(budget.limit)
         assert all(0 < mean <= 1 for mean in found.curves["mean width"])
 
-    def test_weights_are_slices(self, found: Found, problem: Problem) -> None:
-        """With no step of learning they would be the float network's own; shapes are theirs in any case."""
-        groups = width_groups(problem.space.template.graph, blocks=True)
-        kept = groups.kept(groups.scaled(0.5))
-        cut = cut_state(groups.coupling, kept, problem.float_state)
-        assert {n for n in found.state if "step" not in n} == set(cut)
+    def test_weights_are_slices(self, found: Found, method: Method, problem: Problem) -> None:
+        """With steps of next to no length they are the float network's own first channels."""
+        frozen = dataclasses.replace(method, plan=dataclasses.replace(PLAN, lr=1e-9))
+        still = frozen.search(problem)
+        groups = width_groups(problem.space.template.graph, blocks=method.blocks)
+        for result in (found, still):
+            kept = groups.kept([group["kept"] for group in result.details["widths"]])
+            cut = cut_state(groups.coupling, kept, problem.float_state)
+            own = {name: value for name, value in result.state.items() if "step" not in name}
+            assert {name: value.shape for name, value in own.items()} == {n: v.shape for n, v in cut.items()}
+        for name in (name for name in cut if "running" not in name and "num_batches" not in name):
+            torch.testing.assert_close(still.state[name], cut[name], rtol=1e-4, atol=1e-4)
 
 
 class TestBinomial(WidthContract):
@@ -129,6 +136,25 @@ def test_homogeneous_networks_are_no_better_than_themselves():
     assert relative[:4] == pytest.approx([0, 0, 0, 0], abs=1e-6)
     assert relative[4] != 0
     assert learner.costs == sorted(learner.costs)
+
+
+def test_too_short_for_a_round():
+    """Two epochs of n steps, the first of weights alone: a round of 2 n ends with the last step; longer ones do not."""
+    problem = example_problem()
+    epoch = problem.task.data.train.steps(batch_size=PLAN.batch_size)
+    method = Binomial(**SETTINGS | {"samples": 2, "sample_steps": epoch})
+    assert method.search(problem).details["rounds"] == 1
+    with pytest.raises(RecipeError, match=r"no round of samples x sample_steps .* no widths would be learned"):
+        dataclasses.replace(method, sample_steps=epoch + 1).search(problem)
+
+
+def test_bits_that_no_layer_has_a_choice_of():
+    space = example_problem().space
+    fixed = at_bits(space, 4, 8, "binomial")
+    for settings, what in (({"weight_bits": 4}, "weight"), ({"activation_bits": 8}, "activation")):
+        with pytest.raises(RecipeError, match=f"no layer of the space has a choice of {what} bits"):
+            Binomial(**settings).check(fixed, [], trained=True)
+    Binomial().check(fixed, [], trained=True)
 
 
 def test_by_name():

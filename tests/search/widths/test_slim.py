@@ -72,7 +72,7 @@ def test_extracted_networks_load_into_built_ones(draw):
     assert slim.network.graph == draw()  # as it was
 
 
-def test_channels_take_the_norm_of_the_least_width_that_has_them():
+def test_a_group_takes_the_norm_of_the_least_width_at_which_it_is_as_wide():
     slim, _ = ready(graphs.chain(channels=(8, 8)))
     found = slim.extract((3, 8))  # of 8 channels: 2, 4, 6, 8
     assert torch.equal(found.layer("conv0").norm.weight, slim.norms["conv0"].weight[1, :3])

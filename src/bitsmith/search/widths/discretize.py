@@ -2,7 +2,9 @@
 
 All log-odds are shifted alike, alpha + t, as far up as the network of the likeliest widths is inside: its widths rise
 with t, so that bisection finds the last one. What room is left goes to single channels, the likeliest first, until none
-of any group fits any more. Every price is that of the narrower graph itself.
+of any group fits any more. Every price is that of the narrower graph itself. Costs rise with widths, but for RAM, whose
+plan may take less for a wider group: there a group that didn't fit is tried again when another has grown, and a network
+that is wider in several groups at once may still be inside.
 """
 
 from __future__ import annotations
@@ -92,15 +94,20 @@ class WidthDiscretizer:
         return tuple(min(c, 1 + math.floor(c * q)) for c, q in zip(self.groups.channels, p.tolist(), strict=True))
 
     def _fill(self, widths: Widths, logits: np.ndarray) -> Widths:
-        growing = [d for d, c in enumerate(self.groups.channels) if widths[d] < c]
+        again = any(budget.cost == "ram" for budget in self.budgets)
+        growing = self._narrow(widths)
         while growing:
             d = max(growing, key=lambda d: self._gain(widths, logits, d))
             wider = (*widths[:d], widths[d] + 1, *widths[d + 1 :])
             if self.fits(wider):
                 widths = wider
-            if widths is not wider or widths[d] == self.groups.channels[d]:
+                growing = [e for e in self._narrow(widths) if again or e in growing]
+            else:
                 growing.remove(d)
         return widths
+
+    def _narrow(self, widths: Widths) -> list[int]:
+        return [d for d, c in enumerate(self.groups.channels) if widths[d] < c]
 
     def _gain(self, widths: Widths, logits: np.ndarray, d: int) -> float:
         """log P(w + 1) - log P(w): of Binomial(n, p), log((n - k) / (k + 1)) + alpha with k = w - 1."""

@@ -30,7 +30,7 @@ from bitsmith.search.widths.groups import WidthGroups, Widths, width_groups
 from bitsmith.search.widths.learner import WidthLearner
 from bitsmith.search.widths.score import Baseline, expected_widths
 from bitsmith.space import Precision
-from bitsmith.train import TrainPlan, on_threads
+from bitsmith.train import Loop, TrainPlan, on_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +121,19 @@ class WidthSearch(ABC):
     def search(self, problem: Problem) -> Found:
         """Find widths inside every budget; as published, the likeliest whatever the budgets say.
 
-        Details: the width of each group, and how many filters of each layer have which bits (0: removed).
+        Details: the width of each group, how many filters of each layer have which bits (0: removed), and the number of
+        rounds, in each of which the log-odds took a step.
 
         Raises:
             BudgetError: not even the narrowest network meets the budgets (found before any training).
-            RecipeError: as `check`.
+            RecipeError: as `check`; data and epochs of too few steps for one round.
             TrainingError: the loss is not finite.
         """
         self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
         space, groups = self._decisions(problem.space)
         plain = replace(self, plan=replace(self.plan, compile="none"))
         loop = open_loop(plain, problem, depends_on=choices_of_bits(problem))
+        rounds = self._rounds(loop)
         with on_threads(loop.mode.threads):
             learner = WidthLearner(self, problem, loop, space, groups)
             history = loop.run(learner)
@@ -151,9 +153,27 @@ class WidthSearch(ABC):
             details={
                 "widths": as_details(groups, widths, expected.tolist()),
                 "filters": _counted(groups, best),
+                "rounds": rounds,
             },
             state=state,
         )
+
+    def _rounds(self, loop: Loop) -> int:
+        """How often the log-odds take a step: rounds that end behind the steps of weights alone.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        each = self.samples * self.sample_steps
+        found = loop.steps // each - self.weights_first * loop.steps_per_epoch // each
+        if not found:
+            raise RecipeError(
+                f"the {self.name} search has {loop.steps} steps, of which weights alone learn for the first "
+                f"{self.weights_first * loop.steps_per_epoch}, and no round of samples x sample_steps = {each} steps "
+                "ends behind them, so no widths would be learned; give it more epochs, smaller batches, or fewer "
+                "samples or sample_steps"
+            )
+        return found
 
     def _decisions(self, space: Precision) -> tuple[Precision, WidthGroups]:
         """The space at one pair of bits per layer, and its groups of channels."""

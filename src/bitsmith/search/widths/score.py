@@ -72,7 +72,8 @@ def score_gradient(losses: Tensor, widths: Tensor, expected: Tensor, baseline: B
 def relative_loss(loss: float, cost: float, costs: Sequence[float], losses: Sequence[float]) -> float:
     """d = (CE - CE_hom(F)) / CE_hom(F): how much worse a network is than homogeneous ones of its cost F.
 
-    CE_hom is piecewise linear through the homogeneous networks, constant outside (arXiv 1904.09872, code).
+    CE_hom is piecewise linear through the homogeneous networks, constant outside (ours; that is not known
+    of arXiv 1904.09872).
 
     Args:
         costs, losses: of the homogeneous networks, costs rising.

@@ -3,9 +3,10 @@
 A network at some widths computes with the first channels of each group: the same convolutions and quantizers with
 slices of the same parameters, at the cost of the narrow network, and exactly what `bitsmith.space.cut_state` would cut
 out of it. Only BatchNorm can't be shared: what passes has other statistics at every width. So each homogeneous width
-has BatchNorms of its own (slimmable networks, Yu et al., ICLR 2019, arXiv 1812.08928); a channel of a width in between
-takes scale and offset of the least homogeneous width that has it, and its statistics are estimated anew (US-Nets, Yu
-and Huang, ICCV 2019, arXiv 1903.05134).
+has BatchNorms of its own (slimmable networks, Yu et al., ICLR 2019, arXiv 1812.08928). Of a network in between all
+channels of a group take scale and offset of the least homogeneous width at which the group is at least as wide, and
+channels without a group those of the groups' mean row, rounded; statistics are estimated anew (US-Nets, Yu and Huang,
+ICCV 2019, arXiv 1903.05134).
 """
 
 from __future__ import annotations
