@@ -209,31 +209,81 @@ def test_held_counts_compute_what_is_built_of_them():
         assert not torch.equal(sampled(x), network(x))
 
 
-class TestSettler:
-    def budgets(self, partitions, share: float) -> list[Budget]:
-        at = partitions.blueprint(partitions.homogeneous(3))
-        return [Budget(cost=c, limit=share * exact(c, at.graph, at.bits)) for c in ("bops", "weights")]
+def size_of(partitions: Partitions, counts) -> float:
+    found = partitions.blueprint(counts)
+    return exact("size", found.graph, found.bits)
 
-    @pytest.mark.parametrize("share", [0.45, 0.6, 0.9])
-    def test_inside_with_no_room_for_a_step_up(self, partitions, share):
-        budgets = self.budgets(partitions, share)
-        settler = Settler(partitions, budgets)
-        p, _ = drawn(partitions, 1)
-        counts = settler.settle(p)
-        found = partitions.blueprint(counts)
-        assert fits(found.graph, found.bits, budgets)
-        for name in partitions.free:
-            choices = partitions.choices[name]
-            for k in np.flatnonzero(counts[name]):
-                for j, bits in enumerate(choices):
-                    if j != k and bits[0] >= choices[k][0] and bits[1] >= choices[k][1]:
+
+def rises_left(partitions: Partitions, budgets: list[Budget], counts) -> list:
+    """Moves of one filter, or of all of a choice, to pairs with no fewer bits that would fit."""
+    found = []
+    for name in partitions.free:
+        choices = partitions.choices[name]
+        for k in np.flatnonzero(counts[name]):
+            for j, bits in enumerate(choices):
+                if j != k and bits[0] >= choices[k][0] and bits[1] >= choices[k][1]:
+                    for many in {1, int(counts[name][k])}:
                         up = counts | {name: counts[name].copy()}
-                        up[name][[k, j]] += (-1, 1)
-                        assert not fits(found.graph, partitions.blueprint(up).bits, budgets)
+                        up[name][[k, j]] += (-many, many)
+                        blueprint = partitions.blueprint(up)
+                        if fits(blueprint.graph, blueprint.bits, budgets):
+                            found.append((name, int(k), j, many))
+    return found
+
+
+class TestSettler:
+    def budgets(self, partitions, share: float, costs=("bops", "weights")) -> list[Budget]:
+        at = partitions.blueprint(partitions.homogeneous(3))
+        return [Budget(cost=c, limit=share * exact(c, at.graph, at.bits)) for c in costs]
+
+    @pytest.mark.parametrize(
+        ("share", "costs"),
+        [(s, ("bops", "weights")) for s in (0.45, 0.6, 0.9)] + [(s, ("size",)) for s in (0.7, 0.8, 0.9)],
+    )
+    def test_inside_with_no_room_for_a_step_up(self, partitions, share, costs):
+        budgets = self.budgets(partitions, share, costs)
+        settled = Settler(partitions, budgets).settle(drawn(partitions, 1)[0])
+        found = partitions.blueprint(settled.counts)
+        assert fits(found.graph, found.bits, budgets)
+        assert not settled.fell_back
+        assert not rises_left(partitions, budgets, settled.counts)
 
     def test_ample_budgets_keep_pairs_of_the_most_bits(self, partitions):
-        counts = Settler(partitions, self.budgets(partitions, 1.0)).settle(drawn(partitions, 1)[0])
-        assert partitions.blueprint(counts) == partitions.blueprint(partitions.homogeneous(3))
+        settled = Settler(partitions, self.budgets(partitions, 1.0)).settle(drawn(partitions, 1)[0])
+        assert partitions.blueprint(settled.counts) == partitions.blueprint(partitions.homogeneous(3))
+
+    @pytest.mark.parametrize("extra", [0, 1000])
+    def test_what_was_learned_stays_where_one_filter_saves_nothing(self, extra):
+        """All at 2 and all at 4 bits cost the same, with a table each; no filter alone gets rid of one of two."""
+        template = graphs.blueprint(block(8))
+        two_or_four = Partitions(precision(template, (8,), (2, 4), ends=8), ((8, 2), (8, 4)))
+        all_four = two_or_four.homogeneous(1)
+        limit = size_of(two_or_four, all_four)
+        assert limit == size_of(two_or_four, two_or_four.homogeneous(0))
+        budgets = [Budget(cost="size", limit=limit + extra)]
+        p = {name: torch.tensor([0.2, 0.8]).double() for name in two_or_four.free}
+        settled = Settler(two_or_four, budgets).settle(p)
+        assert not settled.fell_back
+        assert two_or_four.blueprint(settled.counts) == two_or_four.blueprint(all_four)
+
+    def test_the_last_resort_is_the_likeliest_and_told(self):
+        """Where a layer reads the filters of two, no move in one of them gets rid of a table."""
+        s = graphs.Sketch((1, 8, 8))
+        x = s.same("relu", "stem.relu", s.conv("stem", "x", 4))
+        a, b = (s.same("relu", f"{n}.relu", s.conv(n, x, 4)) for n in ("a", "b"))
+        y = s.same("relu", "deep.relu", s.conv("deep", s.concat("cat", a, b), 4))
+        graph = s.graph(s.linear("fc", s.flatten("flat", s.global_pool("pool", y)), 10))
+        template = graphs.blueprint(graph)
+        two_or_four = Partitions(
+            precision(template, (8,), (2, 4), ends=8, pins={"a": "w8a4", "b": "w8a4"}), ((8, 2), (8, 4))
+        )
+        assert two_or_four.free == ["a", "b"]
+        p = {"a": torch.tensor([0.4, 0.6]).double(), "b": torch.tensor([0.5, 0.5]).double()}
+        settled = Settler(
+            two_or_four, [Budget(cost="size", limit=size_of(two_or_four, two_or_four.homogeneous(0)))]
+        ).settle(p)
+        assert settled.fell_back
+        assert two_or_four.blueprint(settled.counts) == two_or_four.blueprint(two_or_four.homogeneous(1))
 
     def test_the_least_that_pairs_can_be(self, partitions):
         """Bits alone go lower than pairs: then it says how near it came."""
@@ -244,4 +294,5 @@ class TestSettler:
             Settler(only, [Budget(cost="bitops", limit=0.6 * least)]).least()
         with pytest.raises(BudgetError, match="weights is at least"):
             Settler(only, [Budget.parse("weights=10B")]).least()
-        assert Settler(only, [Budget(cost="bitops", limit=least)]).over(only.homogeneous(0)) >= 0
+        enough = Settler(only, [Budget(cost="bitops", limit=least)])
+        assert enough.over(enough.least()) == 0

@@ -37,7 +37,7 @@ from bitsmith.search.filters.costs import RELAXED
 from bitsmith.search.filters.partitions import Counts, Pair, Partitions
 from bitsmith.search.filters.sampled import SampledFilters, check_maps
 from bitsmith.search.filters.score import Baseline
-from bitsmith.search.filters.settle import Settler
+from bitsmith.search.filters.settle import Settled, Settler
 from bitsmith.search.problem import Found, Problem, require_bits
 from bitsmith.search.searching import check_settings, choices_of_bits, open_loop
 from bitsmith.seeding import derive
@@ -134,7 +134,8 @@ class Multinomial:
         """Find how many filters have which bits, inside every budget; as published whatever the budgets say.
 
         Details: "pairs", how many filters of each layer have which ("w2" where there are no activation bits to choose),
-        and "probabilities", p of each free layer.
+        "probabilities", p of each free layer, and "fell_back", whether these didn't lead inside the budgets, so that
+        all filters of a layer became alike.
 
         Raises:
             BudgetError: no partition that meets the budgets was found (before any training).
@@ -151,9 +152,10 @@ class Multinomial:
             learned = time.monotonic()
             p = {name: q.detach() for name, q in searching.probabilities().items()}
             if self.as_published:
-                counts = rounded_down(partitions, p)
+                settled = Settled(counts=rounded_down(partitions, p), fell_back=False)
             else:
-                counts = Settler(partitions, problem.budgets).settle(p)
+                settled = Settler(partitions, problem.budgets).settle(p)
+            counts = settled.counts
             best = partitions.blueprint(counts)
             state = self._inherit(searching.sampled, counts, problem)
         return Found(
@@ -162,7 +164,11 @@ class Multinomial:
             epochs=self.epochs,
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
-            details={"pairs": _counted(partitions, counts), "probabilities": {n: q.tolist() for n, q in p.items()}},
+            details={
+                "pairs": _counted(partitions, counts),
+                "probabilities": {n: q.tolist() for n, q in p.items()},
+                "fell_back": settled.fell_back,
+            },
             state=state,
         )
 

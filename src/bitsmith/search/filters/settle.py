@@ -1,18 +1,22 @@
 """From probabilities to one partition of the filters inside every budget, pairs kept.
 
-It starts at the counts nearest to N p. What is over a budget is brought inside by moving single filters of a layer from
-one pair to another, those first that lose least log-likelihood,
+It starts at the counts nearest to N p. What is over a budget is brought inside by moving filters of a layer from one
+pair to another, one or all that are at it, those first that lose least log-likelihood,
 
-    log P(n) - log P(n') = log p_k - log p_j + log((n_j + 1) / n_k)    for a filter that goes from pair k to pair j,
+    log P(n) - log P(n') = m (log p_k - log p_j) + log(n_j + m)! (n_k - m)! / (n_j! n_k!)    for m of pair k to pair j,
 
-for what they save; all costs are exact at every step. Room that is left is filled by moves to pairs with more bits. The
-last resort is the partition that `least` found before the search.
+for what they save; all costs are exact at every step. One filter alone may save nothing: the table of a bit-width stays
+until no map has it. Room that is left is filled by moves to pairs with more bits, until none fits. Where no move saves
+and budgets are still passed, the last resort is the likeliest that is inside of partitions with all filters of a layer
+alike, and it is told.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import final
 
@@ -30,7 +34,23 @@ from bitsmith.space import Precision
 _AT_ONCE = 0.25  # of the excess that moves take off before savings are taken anew
 _LEAST_LOSS = 1e-3  # nats; moves that lose less are alike
 
-_Move = tuple[str, int, int]  # layer, from choice, to choice
+_LEAST_SAVING = 1e-12  # relative to a limit; less is rounding
+
+_Move = tuple[str, int, int, bool]  # layer, from choice, to choice, all filters of it or one
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A partition inside every budget.
+
+    Args:
+        fell_back: whether moves from what the probabilities say didn't lead inside, so that all filters of a layer
+            became alike.
+    """
+
+    counts: Counts
+    fell_back: bool
 
 
 @final
@@ -86,22 +106,29 @@ class Settler:
         """By how much budgets are passed, relative to each limit, summed."""
         return self._over(self._totals(counts))
 
-    def settle(self, p: Mapping[str, Tensor]) -> Counts:
+    def settle(self, p: Mapping[str, Tensor]) -> Settled:
         """The partition that probabilities stand for, inside every budget.
 
         Args:
             p: of the free layers, [choices].
 
         Raises:
-            BudgetError: as `least`.
+            BudgetError: as `least`, where moves don't lead inside.
         """
-        least = self.least()
         log_p = {name: q.detach().double().clamp_min(1e-30).log().numpy() for name, q in p.items()}
         counts = self.partitions.nearest(p)
-        if not self._shrink(counts, log_p):
-            counts = least
-        self._fill(counts, log_p)
-        return counts
+        fell_back = not self._shrink(counts, log_p)
+        if fell_back:
+            counts = self._likeliest_alike(log_p)
+        while self._fill(counts, log_p):
+            pass
+        return Settled(counts=counts, fell_back=fell_back)
+
+    def _likeliest_alike(self, log_p: Mapping[str, np.ndarray]) -> Counts:
+        """The likeliest inside of the partitions at one pair everywhere, and what `least` finds."""
+        pairs = (self.partitions.homogeneous(pair) for pair in range(len(self.partitions.pairs)))
+        inside = [self.least(), *(counts for counts in pairs if self.over(counts) == 0)]
+        return max(inside, key=lambda counts: sum(float(counts[name] @ q) for name, q in log_p.items()))
 
     def _shrink(self, counts: Counts, log_p: Mapping[str, np.ndarray]) -> bool:
         """Moves down until all budgets are met; False where none is left before."""
@@ -110,36 +137,53 @@ class Settler:
             savings: dict[_Move, float] = {}
             for move in self._moves(counts):
                 saving = over - self._over(totals + self._difference(counts, move))
-                if saving > 0:
+                if saving > _LEAST_SAVING:
                     savings[move] = saving
-            taken = self._take_cheapest(counts, log_p, savings, enough=_AT_ONCE * over)
-            if not taken:
+            if not savings:
                 return False
+            before = {name: n.copy() for name, n in counts.items()}
+            self._take_cheapest(counts, log_p, savings, enough=_AT_ONCE * over)
+            if self._over(self._totals(counts)) >= over:  # what each saves alone, they don't save together
+                counts.update(before)
+                self._take_cheapest(counts, log_p, savings, enough=0.0)
             totals = self._totals(counts)
         return True
 
     def _take_cheapest(
         self, counts: Counts, log_p: Mapping[str, np.ndarray], savings: Mapping[_Move, float], *, enough: float
-    ) -> int:
-        """Take moves by what they lose for what they save until that is enough; how many."""
+    ) -> None:
+        """Take moves by what they lose for what they save until that is enough, at least one; one of all filters of a
+        choice only by itself."""
         order = count()
         heap = [(max(_loss(counts, log_p, m), _LEAST_LOSS) / saved, next(order), m) for m, saved in savings.items()]
         heapq.heapify(heap)
         saved, taken = 0.0, 0
         while heap and not (taken and saved >= enough):
             _, _, move = heapq.heappop(heap)
-            if not counts[move[0]][move[1]]:  # others took the last one
+            name, source, _, whole = move
+            if whole:
+                if not taken:
+                    _apply(counts, move)
+                    return
+                continue
+            if not counts[name][source]:  # others took the last one
                 continue
             _apply(counts, move)
             saved, taken = saved + savings[move], taken + 1
-            if counts[move[0]][move[1]]:  # the next filter loses more
+            if counts[name][source]:  # the next filter loses more
                 ratio = max(_loss(counts, log_p, move), _LEAST_LOSS) / savings[move]
                 heapq.heappush(heap, (ratio, next(order), move))
-        return taken
 
-    def _fill(self, counts: Counts, log_p: Mapping[str, np.ndarray]) -> None:
-        """Moves to pairs with no fewer bits, those that gain most for their cost first, as long as they fit."""
-        order, totals = count(), self._totals(counts)
+    def _fill(self, counts: Counts, log_p: Mapping[str, np.ndarray]) -> bool:
+        """Moves to pairs with no fewer bits, those that gain most for their cost first, as long as they fit.
+
+        What is refused once may fit later: a bit-width that all maps leave takes its table with it, and one that a map
+        came to costs no table any more. So it is called until it finds nothing.
+
+        Returns:
+            Whether there was one.
+        """
+        order, totals, found = count(), self._totals(counts), False
         limits = np.array([budget.limit for budget in self.budgets], dtype=np.float64)
 
         def worth(move: _Move) -> float:
@@ -152,7 +196,7 @@ class Settler:
         refused: set[_Move] = set()
         while heap:
             _, _, move = heapq.heappop(heap)
-            name, source, target = move
+            name, source, target, whole = move
             if move in refused or not counts[name][source]:
                 continue
             trial = totals + self._difference(counts, move)
@@ -160,24 +204,26 @@ class Settler:
                 refused.add(move)
                 continue
             _apply(counts, move)
-            totals = trial
-            steps = [move, *((name, target, k) for k in range(len(counts[name])))]
-            for again in steps:
+            totals, found = trial, True
+            steps = [move, *((name, target, k, each) for k in range(len(counts[name])) for each in (False, whole))]
+            for again in dict.fromkeys(steps):
                 if again not in refused and counts[name][again[1]] and self._rises(again):
                     heapq.heappush(heap, (worth(again), next(order), again))
+        return found
 
     def _rises(self, move: _Move) -> bool:
-        name, source, target = move
+        name, source, target, _ = move
         choices = self.partitions.choices[name]
         return source != target and all(a <= b for a, b in zip(choices[source], choices[target], strict=True))
 
     def _moves(self, counts: Counts) -> list[_Move]:
-        """Of one filter each."""
+        """Of one filter each, and of all of a layer's choice."""
         return [
-            (name, k, j)
+            (name, k, j, whole)
             for name in self.partitions.free
             for k in np.flatnonzero(counts[name]).tolist()
             for j in range(len(counts[name]))
+            for whole in ((False, True) if counts[name][k] > 1 else (False,))
             if j != k
         ]
 
@@ -219,13 +265,20 @@ class Settler:
 
 
 def _loss(counts: Counts, log_p: Mapping[str, np.ndarray], move: _Move) -> float:
-    """The log-likelihood that a move of one filter loses."""
-    name, k, j = move
-    n, q = counts[name], log_p[name]
-    return float(q[k] - q[j] + np.log((n[j] + 1) / n[k]))
+    """The log-likelihood that a move loses."""
+    name, k, j, _ = move
+    n, q, m = counts[name].tolist(), log_p[name], _many(counts, move)
+    ways = math.lgamma(n[j] + m + 1) - math.lgamma(n[j] + 1) + math.lgamma(n[k] - m + 1) - math.lgamma(n[k] + 1)
+    return m * float(q[k] - q[j]) + ways
+
+
+def _many(counts: Counts, move: _Move) -> int:
+    """How many filters a move takes."""
+    return int(counts[move[0]][move[1]]) if move[3] else 1
 
 
 def _apply(counts: Counts, move: _Move) -> None:
-    name, k, j = move
-    counts[name][k] -= 1
-    counts[name][j] += 1
+    name, k, j, _ = move
+    many = _many(counts, move)
+    counts[name][k] -= many
+    counts[name][j] += many
