@@ -7,7 +7,12 @@ A layer's cost is a sum over its filters and the maps that each of them reads, s
 
 At one-hot shares params, macs and bitops are exactly those of the pruned network. The others are relaxed by what has no
 slope: weights and size leave out that streams end in whole bytes and take the places of filters as given where a layer
-has several options; bops takes log2 instead of its ceiling. They lead a search; what comes out of it is priced exactly.
+has several options; bops takes log2 instead of its ceiling. Size expects a table for every bit-width that some map of a
+layer has, as if maps were independent:
+
+    256 (sum_b (1 - prod_m (1 - q_mb)) - A) + maps (1 - A),    A = sum_b prod_m q_mb: that all are alike
+
+and where they are alike a table where they are narrowed. These costs lead a search; what comes out is priced exactly.
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ class _Layer:
     positions: int
     per_channel: int  # learnable numbers beside the weights
     stored_per_channel: int
-    starts: int  # kinds of streams that it narrows
+    reads: int  # kinds of streams that it reads
+    narrows: bool  # whether a table brings maps that are alike to fewer bits
 
 
 @final
@@ -76,7 +82,8 @@ class RelaxedCosts:
                     positions=spec.macs // spec.weights,
                     per_channel=int(node.bias) + 2 * int(node.norm is not None),
                     stored_per_channel=PER_CHANNEL + place,
-                    starts=len({plan.signed[c] for c in plan.layer_reads[spec.name]}) if plan.narrows(spec.name) else 0,
+                    reads=len({plan.signed[c] for c in plan.layer_reads[spec.name]}),
+                    narrows=plan.narrows(spec.name),
                 )
             )
         affine = [node for node in graph.nodes if node.op == "affine"]
@@ -123,8 +130,8 @@ class RelaxedCosts:
                 case "weights":
                     found[name] = stored
                 case "size" | "flash":
-                    narrowed = TABLE * layer.starts * q.mean(0)[layer.activation < STREAM_BITS].sum()
-                    found[name] = HEADER + stored + layer.stored_per_channel * stays.sum() + narrowed
+                    narrowing = _tables_of_all(layer, q[0]) if alike else _tables_of_each(layer, q, read)
+                    found[name] = HEADER + stored + layer.stored_per_channel * stays.sum() + narrowing
                 case "macs":
                     found[name] = layer.positions * counts.sum()
                 case "bitops":
@@ -147,6 +154,19 @@ class RelaxedCosts:
         accumulator = reach[:, None] + magnitude.log2()
         sums = (layer.window * maps[:, None] - 1).clamp_min(0) * accumulator
         return layer.positions * (filters * (products + sums)).sum()
+
+
+def _tables_of_all(layer: _Layer, q: Tensor) -> Tensor:
+    """Bytes that narrow what a layer reads, all maps alike; q is [options]."""
+    return TABLE * layer.reads * layer.narrows * q[layer.activation < STREAM_BITS].sum()
+
+
+def _tables_of_each(layer: _Layer, q: Tensor, read: Tensor) -> Tensor:
+    """Bytes that narrow what a layer reads, each map with bits of its own; q is [maps, options], read is [maps]."""
+    alike = q.prod(0)  # [options]
+    widths = (1 - (1 - read[:, None] * q).prod(0)).sum()
+    differing = TABLE * layer.reads * (widths - alike.sum()) + read.sum() * (1 - alike.sum())
+    return differing + _tables_of_all(layer, alike)
 
 
 def led(budgets: Sequence[Budget]) -> tuple[Budget, ...]:

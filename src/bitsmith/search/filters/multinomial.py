@@ -8,8 +8,9 @@ makes. Epochs of weights, each batch under a partition drawn, alternate with ste
 differs:
 
 - The score function estimates the slope of the cross-entropy alone, with a leave-one-out baseline
-  (`bitsmith.search.filters.score`). What partitions cost is known: its expectation and slope are closed forms
-  (`bitsmith.search.filters.partitions`), led to budgets that fall (`bitsmith.search.falling`).
+  (`bitsmith.search.filters.score`). What partitions cost is known: its expectation and slope take no draws, exactly for
+  bitops (and weights up to whole bytes), relaxed for other costs (`bitsmith.search.filters.costs`), and it is led to
+  budgets that fall (`bitsmith.search.falling`).
 - Budgets are hard: what the search ends with is brought inside exactly, pairs kept (`bitsmith.search.filters.settle`).
 - All bits of a filter share one weight. BatchNorm is re-estimated before a partition is scored. Alpha never sees test
   data, and its optimizer lives as long as the search.
