@@ -15,6 +15,7 @@ from bitsmith.cost import exact, fits, price
 from bitsmith.data import open_data
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import build
+from bitsmith.search import Problem
 from bitsmith.search.filters.costs import RelaxedCosts
 from bitsmith.search.filters.makers import find_makers
 from bitsmith.search.filters.multinomial import Multinomial, rounded_down
@@ -22,7 +23,7 @@ from bitsmith.search.filters.partitions import Partitions
 from bitsmith.search.filters.sampled import SampledFilters
 from bitsmith.search.filters.settle import Settler
 from bitsmith.space import Precision, precision
-from bitsmith.train import calibrate
+from bitsmith.train import Task, TrainPlan, calibrate
 
 PAIRS = ((2, 2), (2, 4), (3, 3), (8, 8))
 
@@ -113,7 +114,7 @@ class TestPartitions:
         with pytest.raises(RecipeError, match=r"can't take the activation bits of w2a1"):
             Partitions(space_of(block()), ((2, 1),))
         pact = space_of(block(), quantizer="pact")
-        with pytest.raises(RecipeError, match="take lsq or lsq-pow2"):
+        with pytest.raises(RecipeError, match="take lsq, lsq-pow2 or nice"):
             Multinomial().check(pact, [Budget.parse("weights=100kB")], trained=True)
 
     def test_rounded_down(self, partitions):
@@ -241,6 +242,31 @@ def test_held_counts_compute_what_is_built_of_them():
     sampled.hold(other)
     with torch.no_grad():
         assert not torch.equal(sampled(x), network(x))
+
+
+@pytest.mark.parametrize(("quantizer", "ends"), [("nice", 8), ("lsq", None)])
+def test_steps_that_filters_share_are_handed_on(quantizer, ends):
+    """Weights of the network found are those that were scored, also where its own filters would start other steps."""
+    data = open_data("digits", limit=200)
+    space = space_of(block(2), ends=ends, quantizer=quantizer)
+    partitions = Partitions(space, PAIRS)
+    sampled = SampledFilters(partitions)
+    counts = drawn(partitions, 3)[1]
+    sampled.network.calibrate_weights()
+    sampled.hold(counts)
+    problem = Problem(task=Task(data=data), space=space, budgets=[Budget.parse("weights=100kB")], seed=0)
+    state = Multinomial(plan=TrainPlan(epochs=2, batch_size=64), norm_batches=1)._inherit(sampled, counts, problem)
+    network = build(partitions.blueprint(counts))
+    network.load_state_dict(state)
+    anew = build(partitions.blueprint(counts))
+    anew.load_state_dict(state)
+    anew.calibrate_weights()
+    differ = 0
+    for name, layer in network.priced():
+        scored = sampled.network.layer(name).quantize_weight(layer.weight)
+        assert torch.equal(layer.quantize_weight(layer.weight), scored)
+        differ += not torch.equal(anew.layer(name).quantize_weight(layer.weight), scored)
+    assert differ
 
 
 def size_of(partitions: Partitions, counts) -> float:

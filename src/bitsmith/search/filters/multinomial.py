@@ -174,7 +174,8 @@ class Multinomial:
         )
 
     def _inherit(self, sampled: SampledFilters, counts: Counts, problem: Problem) -> dict[str, Tensor]:
-        """The found network with the shared weights, its steps started anew, its BatchNorms re-estimated."""
+        """The found network with the shared weights, its steps started anew but for those that filters share, its
+        BatchNorms re-estimated."""
         best = sampled.partitions.blueprint(counts)
         shared, names = sampled.network.state_dict(), build(float_blueprint(best.graph)).state_dict()
         network = build(best)
@@ -182,6 +183,7 @@ class Multinomial:
         network.to(next(sampled.parameters()).device)
         data, batch_size = problem.task.data.train, self.plan.batch_size
         calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))
+        sampled.hand_on(network)
         seed = derive(problem.seed, "norms")
         reestimate_norms(network, data, batches=self.norm_batches, batch_size=batch_size, seed=seed)
         return network.state_dict()

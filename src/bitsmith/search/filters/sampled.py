@@ -3,8 +3,10 @@
 Each filter is quantized at the bits that it has in the partition held, from the one float weight that it has at any
 bits (the released code has weights of their own for each filter and bit-width: most of them see few batches). Its steps
 are learned for each bit-width. What a layer reads is quantized map by map; steps of activations are learned for each
-width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`). So held counts compute
-what the network built of their blueprint computes, to the bit.
+width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`). With a step for each
+filter (lsq, lsq-pow2), held counts so compute what the network built of their blueprint computes, to the bit. A step that
+filters share (nice; a classifier whose bits are free) is shared by all filters here and by those of one bit-width there:
+`hand_on` gives it to them. Quantizers that measure a whole tensor (pact, gaussian, hwgq) compute something near.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from bitsmith.blueprint import LayerSpec
 from bitsmith.errors import RecipeError
-from bitsmith.quantize import Network, Stepped, find_quantizers
+from bitsmith.quantize import FilterWise, LsqWeight, Network, Priced, Stepped, find_quantizers
 from bitsmith.quantize.pairs import QuantizerPair
 from bitsmith.quantize.quantizer import ActivationQuantizer
 from bitsmith.search.filters.partitions import Counts, Partitions
@@ -86,6 +88,19 @@ class SampledFilters(Stepped):
             cast(FilterMixture, layer.quantize_weight).shares = shares
             cast(SampledMaps, layer.quantize_input).bits = self.partitions.activation_bits(name, counts)
 
+    @torch.no_grad()
+    def hand_on(self, network: Network) -> None:
+        """Give a network of one partition the steps that filters share; started anew from fewer, they'd be others."""
+        for name, layer in network.priced():
+            mixture = cast(FilterMixture, cast(Priced, self.network.layer(name)).quantize_weight)
+            shared = dict(zip(self.partitions.used[name].weight, mixture.candidates, strict=True))
+            quantizer = layer.quantize_weight
+            for part in quantizer.parts.values() if isinstance(quantizer, FilterWise) else [quantizer]:
+                if isinstance(part, LsqWeight):
+                    learned = cast(LsqWeight, shared[part.bits]).log_step
+                    if learned.numel() == 1:
+                        part.log_step.copy_(learned)
+
 
 def check_maps(partitions: Partitions) -> None:
     """Refuse maps that differ under a quantizer that has no levels of their own for them.
@@ -97,8 +112,8 @@ def check_maps(partitions: Partitions) -> None:
     differ = any(len(options.activation) > 1 for options in partitions.used.values())
     if differ and find_quantizers(quantizer).maps is None:
         raise RecipeError(
-            f"maps can't differ in bits under the quantizer {quantizer!r}; take lsq or lsq-pow2, or one activation "
-            "bit-width"
+            f"maps can't differ in bits under the quantizer {quantizer!r}; take lsq, lsq-pow2 or nice, or give "
+            "the space one activation bit-width"
         )
 
 
