@@ -28,6 +28,7 @@ from bitsmith.seeding import derive
 from bitsmith.space import Mobile, MobileSpace, Precision, Sequences, blame, narrowed, precision
 from bitsmith.train import (
     Task,
+    check_noise,
     load_into,
     load_state,
     read_json,
@@ -248,6 +249,18 @@ def _check(job: Job, space: Any) -> None:
     trained = recipe.start != "scratch" and (recipe.float_plan is not None or recipe.model.trained)
     for budgets in recipe.budget_sets():
         job.method.check(space, budgets, trained=trained)
+    if recipe.train.noise:
+        _check_noise(job, space)
+
+
+def _check_noise(job: Job, space: Any) -> None:
+    """Of the final training; of spaces of whole networks, whose depths differ, the quantizer alone."""
+    plan, layers = job.recipe.train, 0
+    quantizer = job.recipe.space.quantizer
+    if isinstance(space, Precision):
+        quantizer = space.template.quantizer
+        layers = sum(FLOAT not in options.weight for options in space.options.values())
+    check_noise(quantizer, layers=layers, steps=plan.epochs * job.task.data.training.steps(batch_size=plan.batch_size))
 
 
 def _fine(job: Job, pins: dict[str, Any]) -> bool:

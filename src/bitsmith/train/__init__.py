@@ -11,7 +11,7 @@ from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accu
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
 from bitsmith.train.paired import Difference, paired
 from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
-from bitsmith.train.staged import Stages
+from bitsmith.train.staged import Stages, check_noise
 from bitsmith.train.statistics import calibrate, evaluate, infer, reestimate_norms
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
@@ -35,6 +35,7 @@ __all__ = [
     "average",
     "balanced_accuracy",
     "calibrate",
+    "check_noise",
     "compiled",
     "digest",
     "distill",

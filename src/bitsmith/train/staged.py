@@ -20,7 +20,7 @@ from typing import cast, final
 from torch import nn
 
 from bitsmith.errors import RecipeError
-from bitsmith.quantize import Calibrated, FilterWise, LearnedStep, Network, Priced, Quantizer
+from bitsmith.quantize import Calibrated, FilterWise, LearnedStep, Network, Priced, Quantizer, find_quantizers
 
 
 @final
@@ -52,11 +52,7 @@ class Stages:
                     f"noise needs weights with learned steps, and layer {name!r} has another quantizer: take lsq, "
                     "lsq-pow2 or nice"
                 )
-        if steps <= len(self.layers):
-            raise RecipeError(
-                f"noise takes {len(self.layers) + 1} stages, one for each layer and one at the end, and the training "
-                f"has {steps} steps; give it more epochs"
-            )
+        _check_steps(len(self.layers), steps)
 
     def at(self, step: int) -> int:
         """The layer that is being quantized at a step, by number; as many as there are layers means none any more."""
@@ -88,3 +84,30 @@ class Stages:
     def finish(self) -> None:
         """Every layer hard."""
         self.hold(self._steps - 1)
+
+
+def check_noise(quantizer: str, *, layers: int, steps: int) -> None:
+    """Refuse what `Stages` would refuse, before there is a network.
+
+    Args:
+        quantizer: a name of `bitsmith.quantize.QUANTIZERS`, or "package.module:Name".
+        layers: that will be quantized, at least.
+        steps: of the training.
+
+    Raises:
+        RecipeError: a quantizer of weights without learned steps, or fewer steps than stages.
+    """
+    if not isinstance(find_quantizers(quantizer).weight(2, (2, 1, 1, 1), True), LearnedStep):
+        raise RecipeError(
+            f"noise needs weights with learned steps, and those of the quantizer {quantizer!r} are not: take lsq, "
+            "lsq-pow2 or nice, or train without noise"
+        )
+    _check_steps(layers, steps)
+
+
+def _check_steps(layers: int, steps: int) -> None:
+    if steps <= layers:
+        raise RecipeError(
+            f"noise takes {layers + 1} stages, one for each layer and one at the end, and the training has {steps} "
+            "steps; give it more epochs"
+        )
