@@ -30,3 +30,8 @@ def test_epochs_are_those_of_every_method_that_trains(name):
 
 def test_a_name_of_tables_is_a_method():
     assert make_method(method_section("uniform+fill", False, None)).name == "uniform+fill"
+
+
+def test_what_nobody_knows_of_the_published_multinomial_search():
+    with pytest.raises(RecipeError, match="the bops_weight and the architecture_lr"):
+        make_method(method_section("multinomial", True, None))

@@ -308,6 +308,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "binomial": {},
     "block-binomial": {},
+    "multinomial": {},  # refused for what nobody knows: it takes a recipe
 }
 
 

@@ -39,7 +39,7 @@ class TestMultinomial(MethodContract):
             assert sum(found.details["pairs"][layer.name].values()) == layer.out_channels
 
     def test_a_cost_that_no_bits_change(self, method: Method, problem: Problem) -> None:
-        with pytest.raises(RecipeError, match=r"can't be led to avg_bits=4.*budget one of these"):
+        with pytest.raises(RecipeError, match=r"can't be led to avg_bits=4.*weights, size, flash, bitops, bops:"):
             method.check(problem.space, [Budget.parse("avg_bits=4")], trained=True)
         graph = problem.space.template.graph
         ram = exact("ram", graph, problem.space.uniform(8, 8).bits)
@@ -52,8 +52,8 @@ class TestMultinomial(MethodContract):
 
 
 def test_as_published_ends_with_what_its_probabilities_say_whatever_the_budgets_do():
-    problem = dataclasses.replace(example_problem(), budgets=[Budget.parse("weights=1B")])
-    method = Multinomial(**QUICK | {"as_published": True, "architecture_lr": 0.01})
+    problem = dataclasses.replace(example_problem(), budgets=[Budget.parse("weights=1B"), Budget.parse("avg_bits=4")])
+    method = Multinomial(**QUICK | {"as_published": True, "architecture_lr": 0.01, "bops_weight": 1.0})
     assert method.taken_baseline == "none"
     found = method.search(problem)
     assert found.method == "multinomial-as-published"
@@ -78,6 +78,10 @@ def test_settings_out_of_range(problem):
         Multinomial(plan=TrainPlan(epochs=1), weights_first=1)
     with pytest.raises(RecipeError, match="samples of method 'multinomial' must be at least 2"):
         Multinomial(samples=1)
+    with pytest.raises(
+        RecipeError, match=r"neither the paper.* the bops_weight and the architecture_lr.*is 0\.03 unless"
+    ):
+        Multinomial(as_published=True)
     with pytest.raises(RecipeError, match="given once each"):
         Multinomial(pairs=((2, 2), (2, 2)))
     with pytest.raises(RecipeError, match=r"can't take the weight bits of w3a3.*give other pairs"):

@@ -112,6 +112,7 @@ class Alternating(Learner):
         losses = [self.score(counts, x, y) for counts in drawn]
         if self.method.as_published:
             for s, counts in enumerate(drawn):
+                assert self.method.bops_weight is not None  # refused
                 losses[s] += self.method.bops_weight * (_bops(self.partitions, counts) / self.base) ** 2
         expected = {n: self.partitions.layers[n].out_channels * q.detach().double().numpy() for n, q in p.items()}
         gradient = score_gradient(losses, drawn, expected, baseline=self.method.taken_baseline)

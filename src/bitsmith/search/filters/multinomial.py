@@ -65,7 +65,7 @@ class Multinomial:
         square: weight of the squared relative violation.
         norm_batches: that re-estimate BatchNorm before a partition is scored, and in the network found.
         as_published: the paper's search, as far as its code shows it; see the module's text.
-        bops_weight: lambda of its penalty; its value is unknown.
+        bops_weight: lambda of its penalty, as published alone. Its value is unknown, so it must be given.
     """
 
     plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=8, lr=0.1))
@@ -80,7 +80,7 @@ class Multinomial:
     square: float = 2.0
     norm_batches: int = 20
     as_published: bool = False
-    bops_weight: float = 1.0
+    bops_weight: float | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -89,10 +89,16 @@ class Multinomial:
             ("pairs", all(1 <= w <= 8 and 1 <= a <= 8 for w, a in self.pairs), "of 1 to 8 bits"),
             ("samples", self.samples >= (1 if self.taken_baseline == "none" else 2), "at least 2 (1 without baseline)"),
             ("architecture_steps", self.architecture_steps >= 1, "at least 1"),
-            ("bops_weight", 0 <= self.bops_weight < float("inf"), "not negative"),
+            ("bops_weight", self.bops_weight is None or 0 <= self.bops_weight < float("inf"), "not negative"),
         ):
             if not fine:
                 raise RecipeError(f"{name} of method 'multinomial' must be {wanted}, got {getattr(self, name)}")
+        if self.as_published and self.bops_weight is None:
+            raise RecipeError(
+                "neither the paper nor its code tells the bops_weight and the architecture_lr of the multinomial search, "
+                "so as published it wants them from you, in a recipe: method: {name: multinomial, as_published: true, "
+                f"bops_weight: ..., architecture_lr: ...}} (the latter is {self.architecture_lr:g} unless given)"
+            )
         if self.plan.compile not in ("auto", "none"):
             raise RecipeError(
                 f"the multinomial method computes another network in every step, so it can't take compile: "
@@ -118,13 +124,17 @@ class Multinomial:
         return "none" if self.as_published else self.baseline
 
     def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
-        """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach."""
+        """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach.
+
+        As published, budgets are of any cost and as tight as you like: that search doesn't know them.
+        """
         require_bits(space, "the multinomial method")
         unknown = [str(budget) for budget in budgets if budget.cost not in (*RELAXED, "ram")]
-        if unknown:
+        if unknown and not self.as_published:
+            known = [cost for cost in RELAXED if cost not in ("params", "macs")]  # no bits change these
             raise RecipeError(
                 f"the multinomial method can't be led to {', '.join(unknown)}; it knows the slopes of "
-                f"{', '.join(RELAXED)}: budget one of these"
+                f"{', '.join(known)}: budget one of these"
             )
         partitions = Partitions(space, self.pairs)
         check_maps(partitions)

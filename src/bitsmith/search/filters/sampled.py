@@ -3,10 +3,12 @@
 Each filter is quantized at the bits that it has in the partition held, from the one float weight that it has at any
 bits (the released code has weights of their own for each filter and bit-width: most of them see few batches). Its steps
 are learned for each bit-width. What a layer reads is quantized map by map; steps of activations are learned for each
-width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`). With a step for each
-filter (lsq, lsq-pow2), held counts so compute what the network built of their blueprint computes, to the bit. A step that
-filters share (nice; a classifier whose bits are free) is shared by all filters here and by those of one bit-width there:
-`hand_on` gives it to them. Quantizers that measure a whole tensor (pact, gaussian, hwgq) compute something near.
+width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`).
+
+With a step for each filter (lsq, lsq-pow2) held counts so compute what the network built of their blueprint computes,
+to the bit. A step that filters share (nice; a classifier whose bits are free) is that of all filters here and of those
+of one bit-width there: `hand_on` gives it to them. Quantizers that measure a whole tensor (pact, gaussian, hwgq) compute
+something near.
 """
 
 from __future__ import annotations
