@@ -7,8 +7,8 @@ width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.q
 
 With a step for each filter (lsq, lsq-pow2) held counts so compute what the network built of their blueprint computes,
 to the bit. A step that filters share (nice; a classifier whose bits are free) is that of all filters here and of those
-of one bit-width there: `hand_on` gives it to them. Quantizers that measure a whole tensor (pact, gaussian, hwgq) compute
-something near.
+of one bit-width there: `hand_on` gives it to them. Quantizers that measure a whole tensor (pact, gaussian, hwgq)
+compute something near.
 """
 
 from __future__ import annotations
