@@ -95,8 +95,8 @@ class Multinomial:
                 raise RecipeError(f"{name} of method 'multinomial' must be {wanted}, got {getattr(self, name)}")
         if self.as_published and self.bops_weight is None:
             raise RecipeError(
-                "neither the paper nor its code tells the bops_weight and the architecture_lr of the multinomial "
-                "search, so as published it wants them from you, in a recipe: method: {name: multinomial, as_published: true, "
+                "neither the paper nor its code tells the bops_weight and the architecture_lr of the multinomial search, "
+                "so as published it wants them from you, in a recipe: method: {name: multinomial, as_published: true, "
                 f"bops_weight: ..., architecture_lr: ...}} (the latter is {self.architecture_lr:g} unless given)"
             )
         if self.plan.compile not in ("auto", "none"):
