@@ -130,7 +130,50 @@ def test_memories_become_budgets_and_the_tighter_limit_holds():
 @given(graph=graphs.random_graphs(), w=st.integers(1, 8), a=st.integers(1, 8))
 def test_flash_is_size_and_code(graph, w, a):
     bits = graphs.uniform_bits(graph, w, a)
-    assert exact("flash", graph, bits, TARGETS["c"].costs) == 10_000 + exact("size", graph, bits)
+    beside = exact("flash", graph, bits, TARGETS["c"].costs) - exact("size", graph, bits) - 10_000
+    uses = sum(node.op in ("conv", "linear") for node in graph.nodes)
+    assert beside % 100 == 0
+    assert uses <= beside // 100 < len(graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("graph", "operators"),
+    [
+        (graphs.chain((4, 6, 8)), 3 + 2),  # their pool and fc; every ReLU is part of its convolution
+        (graphs.residual(), 1 + 3 + 4 + 2),  # stem, a block of two, one with a downsample, pool and fc; both add
+    ],
+)
+def test_each_operator_has_a_call_and_a_geometry(graph, operators):
+    bits = graphs.uniform_bits(graph, 4, 4)
+    flash, size = (exact(cost, graph, bits, TARGETS["c"].costs) for cost in ("flash", "size"))
+    assert flash == 10_000 + 100 * operators + size
+
+
+def test_what_c_code_has_no_order_for_is_refused_before_the_search():
+    s = graphs.Sketch((3, 4, 4))
+    maps = s.flatten("flat", s.conv("conv", "x", 4))
+    s.split("half", maps, 0, 10)
+    s.concat("both", maps, s.linear("other", maps, 5))
+    s.same("add", "sum", maps, s.linear("like", maps, 64))
+    s.same("add", "alike", maps, maps)
+    s.same("affine", "scaled", maps)
+    s.concat("late", "scaled", "like")
+    s.concat("pooled", s.flatten("one", s.global_pool("pool", "conv")), "like")
+    s.concat("features", "other", "like")
+    joined = ("half", "both", "late", "sum", "alike", "pooled", "features")
+    lacking = {name: set(forms(s.graph(name), s.graph(name)[name])) & TARGETS["c"].lacks.keys() for name in joined}
+    assert {name: list(found) for name, found in lacking.items() if found} == {
+        "half": ["split of flattened maps"],
+        "both": ["concat of flattened maps"],
+        "late": ["concat of flattened maps"],
+        "sum": ["add of flattened maps and others"],
+    }
+    graph = s.graph("both")
+    options = {layer.name: Options(weight=(4,), activation=(4,)) for layer in graph.layers}
+    with pytest.raises(
+        RecipeError, match=r"can't hold this network: .*concat of flattened maps at 'both'.*flatten after"
+    ):
+        TARGETS["c"].check(options, graph, power_of_two=False)
 
 
 def test_budgets_on_unknown_costs_name_the_targets_that_know_them():
@@ -167,8 +210,10 @@ def test_filters_that_differ_are_refused_where_nothing_could_price_or_hold_them(
     onnx = dataclasses.replace(TARGETS["onnx"], float_layers=False)
     for remove in (True, False):
         TARGETS["onnx"].check_filters(remove=remove)
-        with pytest.raises(RecipeError, match=r"'c' has one weight bit-width for each layer.*; take target onnx, or"):
-            TARGETS["c"].check_filters(remove=remove)
+        with pytest.raises(
+            RecipeError, match=r"'hls4ml' has one weight bit-width for each layer.*; take target onnx, or"
+        ):
+            TARGETS["hls4ml"].check_filters(remove=remove)
         zigzag = dataclasses.replace(onnx, name="z", zigzag=ZigZag(accelerator=tmp_path, mapping=tmp_path))
         with pytest.raises(RecipeError, match=r"'z' is priced by ZigZag, which .*; take a target without zigzag, or"):
             zigzag.check_filters(remove=remove)

@@ -57,7 +57,8 @@ def _print_one(target: Target) -> None:
         ("today", target.note),
     ]  # fmt: skip
     if target.code is not None:
-        lines.append(("flash", f"size and {format_cost('flash', target.code)} of code"))
+        each = f", {target.operator_code} B for each operator" if target.operator_code else ""
+        lines.append(("flash", f"size and {format_cost('flash', target.code)} of code{each}"))
     if target.cycles is not None:
         power = "" if target.cycles.watts is None else f", {1e3 * target.cycles.watts:g} mW"
         lines.append(

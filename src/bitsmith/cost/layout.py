@@ -148,6 +148,14 @@ def _narrowing_bytes(layer: LayerSpec, plan: GridPlan, bits: Bits) -> int:
     return starts * TABLE if bits.activation < STREAM_BITS else 0
 
 
+def operators(graph: NetworkGraph, plan: GridPlan) -> int:
+    """How many nodes compute something of their own: all but inputs, views, and clips that their producer applies."""
+    views = ("input", "flatten", "dropout")
+    return sum(
+        node.op not in views and not (node.op in ("relu", "relu6") and plan.is_merged(node)) for node in graph.nodes
+    )
+
+
 def fixed_bytes(graph: NetworkGraph, plan: GridPlan) -> int:
     """Bytes stored by everything but the priced layers."""
     return sum(STORED[node.op](node, plan) for node in graph.nodes)

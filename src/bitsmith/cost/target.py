@@ -15,17 +15,20 @@ from bitsmith.blueprint import FLOAT, Budget, GridPlan, NetworkGraph, Node, Opti
 from bitsmith.cost.additive import COSTS, Cost
 from bitsmith.cost.energy import ENERGY_MODELS, Cycles, PerMac
 from bitsmith.cost.latency import LatencyTable, latency_cost
-from bitsmith.cost.layout import STORED, fixed_bytes, layer_bytes
+from bitsmith.cost.layout import STORED, fixed_bytes, layer_bytes, operators
 from bitsmith.cost.zigzag import ZigZag
 from bitsmith.errors import RecipeError
 
 _STRIDED = ("conv", "avg_pool", "max_pool")
+_REORDERING, _JOINING = ("concat", "split", "shuffle"), ("add", "multiply")
 # All that a target may lack: operators, and what `forms` calls some of them more closely.
 FORMS: tuple[str, ...] = (
     *sorted(STORED.keys() - {"input", "flatten", "dropout"}),
     "grouped conv",
     "depthwise conv",
     *(f"{op} at a stride over 3" for op in _STRIDED),
+    *(f"{op} of flattened maps" for op in _REORDERING),
+    *(f"{op} of flattened maps and others" for op in _JOINING),
     *(f"{mode} pad" for mode in ("zeros", "reflect", "replicate", "circular")),
 )
 
@@ -46,7 +49,8 @@ class Target:
         lacks: operator, or a form of one as `forms` calls it -> why the target can't hold it.
         memories: "flash" and "ram" in bytes, where the device's are known; they become budgets.
         code: bytes of flash that everything but the network's data takes, or None where nobody knows: with it, the
-            target has the cost `flash` = `size` + code.
+            target has the cost `flash` = `size` + code + operator_code for each operator.
+        operator_code: bytes of flash of an operator's call and geometry, beside its data.
         cycles: its speed by bits: `latency`, and `energy` where its power is known.
         energy: its energy, by a table or a name of `ENERGY_MODELS`; goes before that of `cycles`.
         latency: its measured latency; goes before that of `cycles`.
@@ -74,6 +78,7 @@ class Target:
     lacks: Mapping[str, str] = field(default_factory=dict)
     memories: Mapping[str, int] = field(default_factory=dict)
     code: int | None = None
+    operator_code: int = 0
     cycles: Cycles | None = None
     energy: PerMac | str | None = None
     latency: LatencyTable | None = None
@@ -102,7 +107,7 @@ class Target:
         """What networks cost on it: the general costs and its own."""
         own: dict[str, Cost] = {}
         if self.code is not None:
-            own["flash"] = _flash(self.code)
+            own["flash"] = _flash(self.code, self.operator_code)
         if isinstance(self.energy, PerMac):
             own["energy"] = self.energy.energy()
         elif self.energy is not None:
@@ -231,11 +236,34 @@ def forms(graph: NetworkGraph, node: Node) -> list[str]:
             found.append(f"{node.op} at a stride over 3")
     if node.op == "pad":
         found.append(f"{node.mode} pad")
+    if len(node.shape) == 1 and node.op in (*_REORDERING, *_JOINING):
+        read = [_flattened(graph, name) for name in node.inputs]
+        if node.op in _REORDERING and any(read):
+            found.append(f"{node.op} of flattened maps")
+        elif node.op in _JOINING and len(set(read)) > 1:
+            found.append(f"{node.op} of flattened maps and others")
     return found
 
 
-def _flash(code: int) -> Cost:
+def _flattened(graph: NetworkGraph, name: str) -> tuple[int, ...]:
+    """(channels, positions) of the maps whose numbers features are, or () where they are features of their own.
+
+    What holds one number for each map, or one map, is in order however maps are laid out.
+    """
+    node = graph[name]
+    while len(node.shape) == 1 and node.inputs:
+        if node.op in ("linear", "conv") and node.groups == 1:
+            break
+        before = graph[node.inputs[0]]
+        if node.op == "flatten" and len(before.shape) == 3:
+            channels, height, width = before.shape
+            return () if channels == 1 or height * width == 1 else (channels, height * width)
+        node = before
+    return ()
+
+
+def _flash(code: int, operator_code: int) -> Cost:
     def fixed(graph: NetworkGraph, plan: GridPlan) -> float:
-        return code + fixed_bytes(graph, plan)
+        return code + operator_code * operators(graph, plan) + fixed_bytes(graph, plan)
 
     return Cost(name="flash", entry=lambda graph, plan, layer, bits: layer_bytes(layer, plan, bits), fixed=fixed)

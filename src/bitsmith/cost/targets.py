@@ -30,6 +30,7 @@ _NO_KERNEL = "FINN's streaming dataflow has no kernel for it here"
 _NO_THRESHOLDS_ABOVE = "FINN takes a ReLU before its thresholds, and no Clip with an upper bound"
 _NO_HANDLER = "hls4ml's QONNX front end has no handler for it"
 _NO_BOUND = "hls4ml's QONNX front end reads a Clip from 0 as a ReLU and forgets its upper bound"
+_NO_ORDER = "C code keeps flattened maps by row, column and channel; flatten after it"
 _NO_TFLITE = "TensorFlow Lite, which Vela reads, has no such operator that Vela takes"
 
 TARGETS: dict[str, Target] = {
@@ -48,13 +49,18 @@ TARGETS: dict[str, Target] = {
         what="C99 on a microcontroller",
         per_filter=True,
         code=10_000,
+        operator_code=100,
+        lacks={
+            **_without([f"{op} of flattened maps" for op in ("concat", "split", "shuffle")], _NO_ORDER),
+            **_without([f"{op} of flattened maps and others" for op in ("add", "multiply")], _NO_ORDER),
+        },
         formats=("onnx", "c"),
         note="bitsmith export --to c writes C99 that computes the same numbers; its static arena is exactly the priced "
         "ram, and the kernels need about 2.5 kB of stack beside it.",
         sources=(
             "ram: the static arena of bitsmith.cost.memory",
-            "flash: size as bitsmith.cost.layout stores it, and 10 kB for code: an allowance; ResNet-8 takes 2 to 3 kB "
-            "of instructions and 1 kB of geometry on a Cortex-M4 (gcc -Os)",
+            "flash: size as bitsmith.cost.layout stores it, 10 kB for code, which is an allowance (ResNet-8's kernels "
+            "take 2 to 3 kB on a Cortex-M4 with gcc -Os), and 100 bytes for the geometry and call of each operator",
         ),
     ),
     "mpic": Target(

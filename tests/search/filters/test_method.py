@@ -50,7 +50,7 @@ class TestFilters(MethodContract):
 
     def test_memories_of_a_target(self, problem: Problem) -> None:
         """Flash leads the search as size does; RAM is held where the whole network meets it."""
-        device = dataclasses.replace(TARGETS["c"], per_filter=True, code=1000, memories={"flash": 4000, "ram": 1600})
+        device = dataclasses.replace(TARGETS["c"], code=1000, operator_code=0, memories={"flash": 4000, "ram": 1600})
         method = Filters(plan=PLAN, norm_batches=2)
         board = dataclasses.replace(
             problem, space=dataclasses.replace(problem.space, costs=device.costs), budgets=device.within([])
