@@ -56,10 +56,11 @@ COUNT = 300 if os.environ.get("BITSMITH_TESTS") == "full" else 40
     bits=st.data(),
     kind=st.sampled_from(["uint8", "uint8", "float"]),
     fpu=st.sampled_from([True, True, False]),
+    vectors=st.sampled_from([(), ("-U__SSE2__",)]),  # as for x86, and as for a microcontroller
 )
 # Every example costs two compilations: a failing one is not made smaller.
 @settings(max_examples=COUNT, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-def random_networks(graph, bits, kind, fpu, case_of, folder, seen):
+def random_networks(graph, bits, kind, fpu, vectors, case_of, folder, seen):
     uniform = st.tuples(st.integers(1, 8), st.integers(1, 8))
     widths = [bits.draw(uniform) for _ in graph.layers]
     if bits.draw(st.booleans()) and not any(node.shares for node in graph.nodes):
@@ -67,12 +68,14 @@ def random_networks(graph, bits, kind, fpu, case_of, folder, seen):
         widths = [(mixed[layer.name].weight, mixed[layer.name].activation) for layer in graph.layers]
     case = case_of(graph, widths, kind=kind, images=4)
     try:
-        check(case, folder, fpu=fpu or kind == "float")
+        check(case, folder, fpu=fpu or kind == "float", flags=("-O0", *vectors))
     except ExportError as error:
         if "flattened maps" not in str(error):  # the one thing that is refused here
             raise
+        assert TARGETS["c"].refused(graph), "the target would have let a search begin"
         seen["refused"] += 1
         return
+    assert not TARGETS["c"].refused(graph)
     seen["verified"] += 1
     seen["operators"] |= {type(operator).__name__ for operator in case.program.operators}
 
@@ -89,7 +92,7 @@ def test_random_networks(case_of, tmp_path):
 @pytest.mark.parametrize("fpu", [True, False])
 @pytest.mark.parametrize("graph", [graphs.modern(), graphs.every_operator()], ids=["modern", "classic"])
 def test_every_operator(graph, fpu, case_of, tmp_path):
-    sanitized = ("-O1", "-fsanitize=address,undefined") if fpu else ("-O0",)
+    sanitized = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     check(case_of(graph, (3, 5), images=8), tmp_path, fpu=fpu, flags=sanitized)
 
 

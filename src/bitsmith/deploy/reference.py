@@ -8,6 +8,7 @@ stay float, every operator of it by itself (`apply`), but for the room that `ref
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import assert_never
 
 import numpy as np
@@ -57,9 +58,9 @@ def run(program: IntegerProgram, images: np.ndarray) -> np.ndarray:
     Raises:
         VerifyError: images of another type or shape.
     """
-    _check_images(program, images)
-    batch = _batch(program)
-    parts = [_run(program, images[i : i + batch])[program.output] for i in range(0, len(images), batch)]
+    check_images(program, images)
+    batch = batch_size(program)
+    parts = [evaluate(program, images[i : i + batch], apply)[program.output] for i in range(0, len(images), batch)]
     return np.concatenate(parts) if parts else np.zeros((0, *program.shapes[program.output]), np.float32)
 
 
@@ -69,15 +70,22 @@ def trace(program: IntegerProgram, images: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
         VerifyError: images of another type or shape.
     """
-    _check_images(program, images)
-    return _run(program, images, keep=True)
+    check_images(program, images)
+    return evaluate(program, images, apply, keep=True)
 
 
-def _run(program: IntegerProgram, images: np.ndarray, *, keep: bool = False) -> dict[str, np.ndarray]:
+def evaluate(
+    program: IntegerProgram,
+    images: np.ndarray,
+    rule: Callable[[IntegerProgram, Operator, list[np.ndarray]], np.ndarray],
+    *,
+    keep: bool = False,
+) -> dict[str, np.ndarray]:
+    """Tensors by what a rule makes of each operator's inputs; without `keep` those alone that nobody reads again."""
     last = {name: i for i, operator in enumerate(program.operators) for name in operator.inputs}
     values: dict[str, np.ndarray] = {}
     for i, operator in enumerate(program.operators):
-        y = apply(program, operator, [values[name] for name in operator.inputs] or [images])
+        y = rule(program, operator, [values[name] for name in operator.inputs] or [images])
         values[operator.name] = y.reshape(len(images), *program.shapes[operator.name])
         for name in operator.inputs:
             if not keep and last[name] == i:
@@ -185,7 +193,7 @@ def _total(sums: Sums, x: np.ndarray, source: StoredGrid) -> np.ndarray:
     return total + sums.bias.astype(np.float64)[:, None]
 
 
-def _batch(program: IntegerProgram) -> int:
+def batch_size(program: IntegerProgram) -> int:
     """Images whose widest unrolled windows fit the scratch memory."""
     widest = 1
     for operator in program.weighted:
@@ -199,7 +207,7 @@ def _batch(program: IntegerProgram) -> int:
     return max(1, _SCRATCH // widest)
 
 
-def _check_images(program: IntegerProgram, images: np.ndarray) -> None:
+def check_images(program: IntegerProgram, images: np.ndarray) -> None:
     wanted = np.dtype(np.uint8 if program.input.kind == "uint8" else np.float32)
     if images.dtype != wanted or images.shape[1:] != program.input_shape:
         raise VerifyError(

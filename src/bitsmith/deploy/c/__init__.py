@@ -1,4 +1,7 @@
-"""From an integer program to C99 that any compiler turns into the same numbers, and the proof that it does."""
+"""From an integer program to C99, and the proof that it computes the same numbers.
+
+Any C99 compiler will do whose int has 32 bits at least and whose float32 is IEEE 754's, unless `--no-fpu` needs none.
+"""
 
 from bitsmith.deploy.c.device import Device, cortex_m_tools, run_on_cortex_m
 from bitsmith.deploy.c.files import CFiles, read_c, write_c

@@ -140,12 +140,10 @@ def _write(source: Source, place: int, operator: Operator) -> tuple[str, str]:
             read = f"{x[0]} + {operator.start * width}"
             return "", f"copy({read}, {all_channels * width}, {bytes_}, {y}, {bytes_}, {positions}, 0);"
         case Table():
-            table = operator.table
-            if table.ndim == 2 and operator.inputs[0] in layout.order:
-                table = table[layout.order[operator.inputs[0]]]
+            assert operator.table.ndim == 1, "tables for each map are applied by the layer that reads them"
             source.kernels.add("table")
-            stride = 256 if table.ndim == 2 else 0
-            return "", f"lookup({source.array(f'table{place}', table)}, {stride}, {x[0]}, {y}, {count}, {channels});"
+            table = source.array(f"table{place}", operator.table)
+            return "", f"lookup({table}, 0, {x[0]}, {y}, {count}, {channels});"
         case MaxPool():
             kernel = "max_pool" if operator.name in program.grids else "max_pool_numbers"
             window = window_text(program, operator.name, operator.inputs[0], operator.kernel, operator.stride,

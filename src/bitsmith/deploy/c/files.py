@@ -26,6 +26,7 @@ from bitsmith.seeding import derive
 
 _HERE = Path(__file__).parent
 _SELFTEST = 10
+_OTHERS = ("selftest", "example")  # files beside the network's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ def write_c(
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ExportError(f"{name!r} can't begin names in C; take small letters, digits and underscores")
+    if name in _OTHERS:
+        raise ExportError(f"a network can't be called {name!r}, which is the name of another file beside it")
     check_accumulators(program)
     layout = lay_out(program, arena)
     source = write_source(program, layout, fpu=fpu)
@@ -193,7 +196,7 @@ def _values(program: IntegerProgram, layout: Layout, source: Source, name: str) 
         "arena": layout.arena.total,
         "input_offset": layout.arena.offsets[program.operators[0].name],
         "data_bytes": source.data_bytes,
-        "labels": [string(label) for label in program.classes] or ['""'],
+        "labels": [string(label) for label in program.classes],
         "dim": "int32_t" if max(largest, flat) > 65535 else "uint16_t",
         "filter_type": "uint16_t" if source.wide else "uint8_t",
         "kernels": kernels,

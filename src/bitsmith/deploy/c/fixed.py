@@ -1,7 +1,10 @@
 """The reference of `--no-fpu`: the integer reference with 31-bit factors where that has float32.
 
-Rounding to levels differs where a product lies within the factors' 2^-29 of a tie, so that classes are the same but
-for a few images in ten thousand; the C code without floating point gives these numbers to the bit.
+Here factors are within 2^-29 of the real numbers that they stand for; the other reference multiplies and rounds in
+float32 several times, which is within about 2^-22 of the product. So levels differ where a product lies within about
+2^-22 of itself from a tie, and biases, rounded to integers from a quotient that is exact here and a float32 there, by
+one where that is near a tie, and by more beyond 2^24. Classes are the same but for a few images in ten thousand; the C
+code without floating point gives these numbers to the bit.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from bitsmith.deploy.c.factors import Factor, fixed_bias
 from bitsmith.deploy.float_operators import Dequantize
 from bitsmith.deploy.operators import Average, Conv, Logits, Multiply, Operator, StoredGrid, Sums
 from bitsmith.deploy.program import IntegerProgram
-from bitsmith.deploy.reference import apply
+from bitsmith.deploy.reference import apply, batch_size, check_images, evaluate
 from bitsmith.deploy.windows import weighted_sums, windows
 
 
@@ -25,7 +28,7 @@ def output_step(program: IntegerProgram) -> float:
         return float(program.grids[next(iter(program.operators[-1].inputs))].step)
     operator = logits[0]
     unit = float(program.grids[operator.inputs[0]].step) * float(operator.sums.scale.max())
-    return 2.0 ** (math.ceil(math.log2(unit * program.accumulator_bound(operator))) - 30)
+    return 2.0 ** (math.ceil(math.log2(unit * max(program.accumulator_bound(operator), 1))) - 30)
 
 
 def layer_factor(program: IntegerProgram, operator: Conv | Logits) -> Factor:
@@ -49,18 +52,25 @@ def multiply_factor(program: IntegerProgram, operator: Multiply) -> Factor:
 
 
 def trace_fixed(program: IntegerProgram, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every tensor for a few images; what has no grid is int32 in units of `output_step`."""
-    values: dict[str, np.ndarray] = {}
-    for operator in program.operators:
-        y = _apply(program, operator, [values[name] for name in operator.inputs] or [images])
-        values[operator.name] = y.reshape(len(images), *program.shapes[operator.name])
-    return values
+    """Every tensor for a few images; what has no grid is int32 in units of `output_step`.
+
+    Raises:
+        VerifyError: images of another type or shape.
+    """
+    check_images(program, images)
+    return evaluate(program, images, _apply, keep=True)
 
 
-def run_fixed(program: IntegerProgram, images: np.ndarray, batch: int = 50) -> np.ndarray:
-    """The int32 outputs in units of `output_step`."""
-    parts = [trace_fixed(program, images[i : i + batch])[program.output] for i in range(0, len(images), batch)]
-    return np.concatenate(parts)
+def run_fixed(program: IntegerProgram, images: np.ndarray) -> np.ndarray:
+    """The int32 outputs in units of `output_step`.
+
+    Raises:
+        VerifyError: images of another type or shape.
+    """
+    check_images(program, images)
+    batch = batch_size(program)
+    parts = [evaluate(program, images[i : i + batch], _apply)[program.output] for i in range(0, len(images), batch)]
+    return np.concatenate(parts) if parts else np.zeros((0, *program.shapes[program.output]), np.int32)
 
 
 def _apply(program: IntegerProgram, operator: Operator, inputs: list[np.ndarray]) -> np.ndarray:

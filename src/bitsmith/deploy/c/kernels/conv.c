@@ -1,15 +1,16 @@
 /* Scratch on the stack; less of it means more unpacking. The sums of MODEL_TILE positions are made together, on
    MODEL_CHUNK weights of each of four filters at a time. */
 #ifndef MODEL_CHUNK
-#if WIDE
-#define MODEL_CHUNK 1024
-#define MODEL_COLUMNS 65536
-#define MODEL_TILE 256
-#else
-#define MODEL_CHUNK 144
-#define MODEL_COLUMNS 1152
-#define MODEL_TILE 16
+#define MODEL_CHUNK (WIDE ? 1024 : 144)
 #endif
+#ifndef MODEL_COLUMNS
+#define MODEL_COLUMNS (WIDE ? 65536 : 1152)
+#endif
+#ifndef MODEL_TILE
+#define MODEL_TILE (WIDE ? 256 : 16)
+#endif
+#if MODEL_CHUNK < LANES || MODEL_CHUNK % LANES || MODEL_COLUMNS < MODEL_CHUNK || MODEL_TILE < 1
+#error "MODEL_CHUNK has to be a multiple of LANES, MODEL_COLUMNS at least MODEL_CHUNK, MODEL_TILE at least 1"
 #endif
 
 /* The window of one position, or the part of it that `count` weights of a filter meet from row ky, column kx and

@@ -28,9 +28,9 @@ static void depthwise(const conv_layer *l, const uint8_t *restrict x, uint8_t *r
                 for (int32_t kx = 0; kx < w->kernel_width; kx++) {
                     const int32_t ix = column + kx * w->dilation_right;
                     const weight *f = filters + (ky * w->kernel_width + kx) * BAND;
-                    const uint8_t *from = x + (iy * w->width + ix) * w->channels + start;
                     if (ix < 0 || ix >= w->width)
                         continue;
+                    const uint8_t *from = x + (iy * w->width + ix) * w->channels + start;
 {%- if narrows_maps %}
                     if (l->widths)
                         for (int32_t c = 0; c < n; c++)

@@ -8,9 +8,9 @@ static void max_pool(const window *w, const uint8_t *restrict x, uint8_t *restri
         for (int32_t ky = 0; ky < w->kernel_height; ky++)
             for (int32_t kx = 0; kx < w->kernel_width; kx++) {
                 const int32_t iy = row + ky * w->dilation_down, ix = column + kx * w->dilation_right;
-                const uint8_t *from = x + (iy * w->width + ix) * w->channels;
                 if (iy < 0 || iy >= w->height || ix < 0 || ix >= w->width)
                     continue;
+                const uint8_t *from = x + (iy * w->width + ix) * w->channels;
                 for (int32_t c = 0; c < w->channels; c++)
                     y[c] = from[c] > y[c] ? from[c] : y[c];
             }
