@@ -20,7 +20,7 @@ from bitsmith.deploy.c.factors import Factor, fixed_bias
 from bitsmith.deploy.c.files import pixels_in_memory
 from bitsmith.deploy.c.fixed import output_step
 from bitsmith.deploy.c.literals import comment, number, string
-from bitsmith.deploy.c.verify import compile_harness, run_harness
+from bitsmith.deploy.c.verify import STRICT, compile_harness, run_harness
 from bitsmith.deploy.runtime import infer, session
 from bitsmith.errors import ExportError, VerifyError
 from bitsmith.space import MOBILE_SPACES, Mobile
@@ -35,7 +35,7 @@ def export(case, folder, **settings):
 
 def check(case, folder, *, fpu=True, flags=("-O0",)):
     files, arena = export(case, folder, fpu=fpu)
-    found = verify_c(files, case.program, arena, case.images, case.labels, flags=flags)
+    found = verify_c(files, case.program, arena, case.images, case.labels, flags=(*STRICT, *flags))
     assert found.problems == ()
     assert found.equal_images == len(case.images)
     assert found.differing_outputs == 0
@@ -227,8 +227,9 @@ def test_no_compiler_and_broken_code_are_said(small, tmp_path):
     with pytest.raises(VerifyError, match="'no-such-cc' isn't installed"):
         verify_c(files, small.program, arena, small.images, small.labels, compiler="no-such-cc")
     files.source.write_text(files.source.read_text() + "int unused(int x) { return 0; }\n")
+    assert verify_c(files, small.program, arena, small.images, small.labels, flags=("-Wall", "-Wextra")).ok
     with pytest.raises(VerifyError, match="gcc refuses"):
-        verify_c(files, small.program, arena, small.images, small.labels)
+        verify_c(files, small.program, arena, small.images, small.labels, flags=STRICT)
 
 
 def test_flattened_maps_and_outputs_that_are_maps(draft, case_of, tmp_path):

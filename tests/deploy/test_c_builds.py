@@ -13,6 +13,7 @@ from bitsmith.deploy import run
 from bitsmith.deploy.c import cortex_m_tools, run_fixed, run_on_cortex_m, verify_c, write_c
 from bitsmith.deploy.c.files import pixels_in_memory
 from bitsmith.deploy.c.fixed import output_step, trace_fixed
+from bitsmith.deploy.c.verify import STRICT
 from bitsmith.deploy.reference import evaluate
 from bitsmith.errors import ExportError, VerifyError
 
@@ -31,7 +32,7 @@ def export(case, folder, **settings):
 
 def check(case, folder, *, fpu, flags):
     files, arena = export(case, folder, fpu=fpu)
-    found = verify_c(files, case.program, arena, case.images, case.labels, flags=flags)
+    found = verify_c(files, case.program, arena, case.images, case.labels, flags=(*STRICT, *flags))
     assert found.problems == ()
     assert found.differing_outputs == 0
 

@@ -289,7 +289,7 @@ def quantize(
 def _prove(job: Job, quiet: bool, as_json: bool) -> None:
     """The stages after the last weight is set: export, verify, report."""
     tell = say(quiet or as_json)
-    pipeline.export(job.run, say=tell)
+    pipeline.export(job.run, say=tell, data=job.task.data)
     fine = pipeline.verify(job, tell)
     page = pipeline.report(job)
     print_report(page, quiet, as_json)

@@ -39,14 +39,17 @@ def train(
 @app.command()
 def export(
     folder: Folder,
-    to: Annotated[str, typer.Option(help=f"Formats: {', '.join(EXPORTERS)}.")] = "onnx",
+    to: Annotated[
+        str | None,
+        typer.Option(help=f"Formats: {', '.join(EXPORTERS)}; by default onnx and what the run's target takes."),
+    ] = None,
     no_fpu: Annotated[bool, typer.Option("--no-fpu", help="C code without any floating point.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write every trained network of a run folder as files that run as integers, but for layers left float."""
     run = RunFolder(path=folder)
     run.recipe()
-    pipeline.export(run, tuple(to.split(",")), say(quiet), fpu=not no_fpu)
+    pipeline.export(run, None if to is None else to.split(","), say(quiet), fpu=not no_fpu)
 
 
 @app.command()
@@ -70,7 +73,9 @@ def _artefacts(job: Job) -> list[dict[str, Any]]:
                     "artefact": str(job.run.folder(entry) / check["artefact"]),
                     "images": check["images"],
                     "equal_outputs": min(check["equal_images"].values()),
-                    "accuracy": min(check["accuracy_onnxruntime"].values()),
+                    "accuracy": min(check["accuracy_onnxruntime"].values())
+                    if "accuracy_onnxruntime" in check
+                    else check["accuracy"],
                     "integer_layers": check["integer_layers"],
                     "float_layers": check["float_layers"],
                     "excluded": check.get("excluded", []),

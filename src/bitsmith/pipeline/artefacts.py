@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bitsmith.cost import find_target
+from bitsmith.data import DataSet
 from bitsmith.deploy import Verification
-from bitsmith.deploy.c import CVerification
-from bitsmith.errors import RunError
+from bitsmith.deploy.c import SELFTEST, CVerification
+from bitsmith.errors import BitsmithError, ExportError, RunError, VerifyError
 from bitsmith.pipeline import exported
 from bitsmith.pipeline.folder import RunFolder
-from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
+from bitsmith.pipeline.job import Job, Say, float_network, float_state, open_task, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.outcomes import Outcomes, save_outcomes
 from bitsmith.pipeline.post import NOT_TRAINED
@@ -21,8 +25,29 @@ from bitsmith.quantize import Network
 from bitsmith.train import evaluate, infer, write_json
 
 
-def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quiet, *, fpu: bool = True) -> None:
-    """Write the artefacts of every trained network; `fpu` says whether C code may compute scales in float32."""
+def export(
+    run: RunFolder,
+    formats: Sequence[str] | None = None,
+    say: Say = quiet,
+    *,
+    fpu: bool = True,
+    data: DataSet | None = None,
+) -> None:
+    """Write the artefacts of every trained network.
+
+    Args:
+        formats: which; by default ONNX and what else its target takes.
+        fpu: whether C code may compute scales in float32.
+        data: the run's, where it is open already; the self-test of C code takes validation images.
+
+    Raises:
+        ExportError: an unknown format, no floating point without C code, a network that a format can't hold.
+        RunError: a network that isn't trained.
+    """
+    formats = formats_of(run) if formats is None else tuple(formats)
+    if not fpu and "c" not in formats:
+        raise ExportError(f"--no-fpu is about C code, and the formats are {', '.join(formats)}; export --to onnx,c")
+    images = _selftest_images(run, data, say) if "c" in formats else None
     with locked(run.path):
         for entry, blueprint in run.entries():
             folder = run.folder(entry)
@@ -35,12 +60,28 @@ def export(run: RunFolder, formats: tuple[str, ...] = ("onnx",), say: Say = quie
                 formats,
                 properties=None if trained else {"training": NOT_TRAINED},
                 fpu=fpu,
+                images=images,
             )
             for name, path in files.artefacts.items():
                 mark = "" if trained else f", {NOT_TRAINED}"
                 if not is_integer(blueprint):
                     mark += f", {blueprint_arithmetic(blueprint)}"
                 say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
+
+
+def formats_of(run: RunFolder) -> tuple[str, ...]:
+    """ONNX, which is what verification begins with, and all else that bitsmith writes for the run's target."""
+    target = find_target(run.recipe().target)
+    return ("onnx", *(name for name in target.formats if name in exported.EXPORTERS and name != "onnx"))
+
+
+def _selftest_images(run: RunFolder, data: DataSet | None, say: Say) -> np.ndarray | None:
+    try:
+        data = open_task(run.recipe()).data if data is None else data
+        return data.validation.raw(SELFTEST)[0]
+    except BitsmithError as error:
+        say(f"the data can't be read, so the self-test of C code takes images of noise: {error}")
+        return None
 
 
 def verify(job: Job, say: Say = quiet) -> bool:
@@ -63,13 +104,13 @@ def _verify(job: Job, say: Say) -> bool:
         del values["predictions"]  # kept beside it, as numbers
         found: dict[str, Any] = {"test": checked.score, "source": "onnx", "checks": [values]}
         say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
+        write_json(folder / "verification.json", found)  # kept whatever becomes of the C code
         if (folder / exported.C_FOLDER / "model.c").exists():
-            code = exported.verify_c_code(folder, job.task.data.test, limit=job.recipe.verify_images)
-            fine = fine and code.ok
-            found["c"] = dataclasses.asdict(code) | {"ok": code.ok, "artefact": f"{exported.C_FOLDER}/model.c"}
-            del found["c"]["predictions"]
-            say(f"{entry.title}: {describe_c(code)}")
-        write_json(folder / "verification.json", found)
+            check, said = _check_c(job, folder)
+            fine = fine and check["ok"]
+            found["checks"].append(check)
+            say(f"{entry.title}: {said}")
+            write_json(folder / "verification.json", found)
     floats = float_state(job)
     if floats is not None:
         network = float_network(job, floats)
@@ -78,6 +119,20 @@ def _verify(job: Job, say: Say) -> bool:
         values = {"test": score, "validation": validation, "source": "torch", "checks": []}
         write_json(job.float_folder / "verification.json", values)
     return fine
+
+
+def _check_c(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
+    """The C code's entry among the checks, and a sentence; where nothing can compile or run it, that is its problem."""
+    check: dict[str, Any] = {"artefact": f"{exported.C_FOLDER}/model.c", "float_layers": 0, "flagged": ()}
+    try:
+        code = exported.verify_c_code(folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score)
+    except VerifyError as error:
+        unknown = {"images": 0, "equal_images": {"gcc": 0}, "accuracy": None, "score": None, "fpu": None}
+        failed = {"integer_layers": 0, "first_difference": None, "problems": [str(error)], "ok": False}
+        return check | unknown | failed, f"C code NOT VERIFIED: {error}"
+    values = dataclasses.asdict(code)
+    del values["predictions"]
+    return check | values | {"equal_images": {"gcc": code.equal_images}, "ok": code.ok}, describe_c(code)
 
 
 def _test_in_torch(job: Job, network: Network, folder: Path) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bitsmith.blueprint import Blueprint
@@ -45,6 +46,7 @@ def export(
     *,
     properties: Mapping[str, str] | None = None,
     fpu: bool = True,
+    images: np.ndarray | None = None,
 ) -> Files:
     """Write a trained network to files that run as integers, but for layers that its blueprint leaves float.
 
@@ -53,6 +55,7 @@ def export(
     Args:
         properties: what the ONNX file's metadata says besides its own: {"training": "post-training (not trained)"}.
         fpu: whether C code may compute scales in float32.
+        images: for the self-test of C code, as `Split.raw` gives them; without them it takes images of noise.
 
     Raises:
         ExportError: an unknown format, or a network that can't be lowered.
@@ -61,6 +64,8 @@ def export(
     unknown = [name for name in formats if name not in EXPORTERS]
     if unknown:
         raise ExportError(f"unknown format {', '.join(unknown)}; known are {', '.join(EXPORTERS)}")
+    if not fpu and "c" not in formats:
+        raise ExportError("--no-fpu (fpu=False) is about C code, which isn't among the formats; add c to them")
     blueprint = network.blueprint
     if blueprint is None:
         raise ExportError("this network was not made by build(blueprint), so there is nothing to export it by")
@@ -73,7 +78,8 @@ def export(
         if name == "onnx":
             artefacts[name] = write_onnx(program, folder / "model.onnx", properties)
         else:
-            artefacts[name] = write_c(program, plan_arena(blueprint.graph), folder / C_FOLDER, fpu=fpu).source
+            arena = plan_arena(blueprint.graph)
+            artefacts[name] = write_c(program, arena, folder / C_FOLDER, images=images, fpu=fpu).source
     return Files(folder=folder, blueprint=files.blueprint, weights=files.weights, artefacts=artefacts)
 
 
@@ -133,15 +139,17 @@ def verify(
         images,
         labels,
         trained=network,
-        score=score and (lambda outputs, labels: score(torch.from_numpy(outputs), torch.from_numpy(labels))),
+        score=_of_arrays(score),
     )
 
 
-def verify_c_code(files: Files | str | Path, split: Split, *, limit: int | None = None) -> CVerification:
+def verify_c_code(
+    files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
+) -> CVerification:
     """Compile the C code of a network and compare it with the integer reference on real inputs.
 
     Args:
-        split, limit: as of `verify`.
+        split, limit, score: as of `verify`.
 
     Raises:
         RunError, VerifyError: files missing or damaged, no compiler.
@@ -152,4 +160,9 @@ def verify_c_code(files: Files | str | Path, split: Split, *, limit: int | None 
     program = lower(freeze(network, network.blueprint), network.blueprint)
     images, labels = split.raw(limit)
     code = read_c(files.artefacts["c"].parent)
-    return verify_c(code, program, plan_arena(network.blueprint.graph), images, labels)
+    arena = plan_arena(network.blueprint.graph)
+    return verify_c(code, program, arena, images, labels, score=_of_arrays(score))
+
+
+def _of_arrays(score: Metric | None) -> Callable[[np.ndarray, np.ndarray], float] | None:
+    return score and (lambda outputs, labels: score(torch.from_numpy(outputs), torch.from_numpy(labels)))

@@ -10,6 +10,7 @@ NAME/                      one folder per low-precision network ("entry"):
     network.safetensors, training.json
     post_training.json     in place of training.json, or beside it, where the network was quantized without training
     model.onnx
+    c/                     model.h, model.c, selftest.c, example.c, Makefile, where C code was asked for
     verification.json, outcomes.safetensors    what the file predicts of every test image, for comparisons
     explain.json, explain.measured.json    what each layer gains and costs, and the measured steps behind it
     search.checkpoint, sensitivities.json, train.checkpoint    while that stage runs

@@ -6,6 +6,7 @@ Each reads and writes the run folder, skips what is done, and can be run again a
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bitsmith.blueprint import FLOAT, Blueprint
 from bitsmith.cost import price
 from bitsmith.errors import BudgetError, RunError
 from bitsmith.pipeline import verbs
+from bitsmith.pipeline.exported import C_FOLDER
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
 from bitsmith.pipeline.lock import locked
@@ -222,6 +224,8 @@ def _keep_training(folder: Path, state: dict[str, Tensor], history: History) -> 
     """Write weights, then training.json, which says that the training is done; files of other weights go first."""
     for stale in ("model.onnx", "verification.json", "outcomes.safetensors", "explain.json"):
         (folder / stale).unlink(missing_ok=True)
+    if (folder / C_FOLDER).exists():
+        shutil.rmtree(folder / C_FOLDER)
     save_state(state, folder / "network.safetensors")
     write_json(folder / "training.json", {"seconds": history.seconds, "curves": history.curves})
     (folder / "train.checkpoint").unlink(missing_ok=True)

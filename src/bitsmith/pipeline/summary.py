@@ -294,6 +294,10 @@ def _joined(name: str, x_label: str, lines: dict[str, tuple[list[float], list[fl
 
 def _level(check: Mapping[str, Any], blueprint: Blueprint) -> str:
     """What "equal" means of a file."""
+    if not check["images"]:
+        return f"not run: {'; '.join(check['problems'])}"
+    if check.get("fpu") is False:
+        return f"bit-identical with its fixed point; {100 * check['agreement']:.2f} % of classes are the reference's"
     if check.get("exact", True):  # older files know of nothing else
         return "bit-identical"
     apart = describe_difference(check["differing_outputs"], check["largest_difference"])
@@ -306,7 +310,7 @@ def _verifications(run: RunFolder, entry: Entry, blueprint: Blueprint) -> list[V
         Verification(
             artefact=f"{entry.slug}/{check['artefact']}",
             images=check["images"],
-            score=values["test"],
+            score=check.get("score", values["test"]),  # C code has its own; it may be of other arithmetic
             equal_outputs=check["equal_images"],
             integer_layers=check["integer_layers"],
             float_layers=check["float_layers"],

@@ -88,7 +88,7 @@ def work(run: RunFolder, *, floats: Path | None = None, twins: Sequence[Path] = 
             adopt_networks(job, RunFolder(path=twin))
         pipeline.train(job, watch, say)
         say("export")
-        pipeline.export(job.run, say=say)
+        pipeline.export(job.run, say=say, data=job.task.data)
         say("verify")
         fine = pipeline.verify(job, say)
         page = pipeline.report(job)

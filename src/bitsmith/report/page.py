@@ -167,6 +167,8 @@ def _plain(value: str | int | float) -> str:
 
 def _equal(check: Verification) -> str:
     """How many outputs equal the reference: in few words where all do at every level."""
+    if not check.images:
+        return "none: it didn't run"
     if all(count == check.images for count in check.equal_outputs.values()):
         return f"all, at {', '.join(check.equal_outputs)}"
     return "; ".join(f"{level}: {count:,}" for level, count in check.equal_outputs.items())

@@ -218,7 +218,7 @@ class Verification:
     Args:
         artefact: the file.
         images: how many images went through it.
-        score: of the file on them, by the metric of the rows.
+        score: of the file on them, by the metric of the rows; None where nothing could run it.
         equal_outputs: setting of the runtime ("DISABLE_ALL", "BASIC", ...) -> images with outputs equal to the
             integer reference.
         integer_layers, float_layers: how many layers the runtime ran as which.
@@ -232,7 +232,7 @@ class Verification:
 
     artefact: str
     images: Count
-    score: Fraction
+    score: Fraction | None
     equal_outputs: dict[str, Count]
     integer_layers: Count
     float_layers: Count

@@ -25,7 +25,7 @@ from bitsmith.files import write_text
 from bitsmith.seeding import derive
 
 _HERE = Path(__file__).parent
-_SELFTEST = 10
+SELFTEST = 10  # images
 _OTHERS = ("selftest", "example")  # files beside the network's
 
 
@@ -214,16 +214,18 @@ def _values(program: IntegerProgram, layout: Layout, source: Source, name: str) 
 
 def _selftest(program: IntegerProgram, layout: Layout, images: np.ndarray | None, fpu: bool) -> dict[str, Any]:
     """Images and the outputs that they must give."""
+    given = images is not None
     if images is None:
         rng = np.random.default_rng(derive(0, "selftest"))
-        light = rng.uniform(0, 255, (_SELFTEST, *program.input_shape[:1], *[1] * (len(program.input_shape) - 1)))
-        noise = light + 60 * rng.normal(size=(_SELFTEST, *program.input_shape))
+        light = rng.uniform(0, 255, (SELFTEST, *program.input_shape[:1], *[1] * (len(program.input_shape) - 1)))
+        noise = light + 60 * rng.normal(size=(SELFTEST, *program.input_shape))
         pixels = noise.clip(0, 255).round().astype(np.uint8)
         images = pixels if program.input.kind == "uint8" else (pixels / np.float32(64) - 2).astype(np.float32)
-    images = images[:_SELFTEST]
+    images = images[:SELFTEST]
     expected = to_memory(layout, program, run(program, images) if fpu else run_fixed(program, images))
     return {
         "count": len(images),
+        "images_are": "of those that were given" if given else "noise, as no others were given",
         "images": [_listed(image) for image in pixels_in_memory(images)],
         "expected": [_listed(output) for output in expected],
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import run, trace
 from bitsmith.errors import VerifyError
 
-STRICT = ("-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+_STANDARD = ("-std=c99", "-ffp-contract=off")
+STRICT = (*_STANDARD, "-Wall", "-Wextra", "-Wconversion", "-Werror")  # what we hold the files to; users' compilers vary
 _TRACED = 4  # images whose every tensor is compared
 _AGREEMENT = 0.999  # of the classes, without floating point
 
@@ -43,6 +44,9 @@ class CVerification:
         differing_outputs: single numbers among all outputs that differ.
         agreement: fraction of the predictions in which C code and reference are of the same class.
         accuracy: fraction of the labels.
+        score: what `score` gives for the outputs; the accuracy without one.
+        integer_layers: how many layers with weights ran (average pools over whole maps too), which all do as integers.
+        fpu: whether it computes scales in float32.
         first_difference: the first layer that differs, or None.
         problems: one sentence for each thing that is wrong.
         predictions: (N,) or (N, positions) classes.
@@ -53,6 +57,9 @@ class CVerification:
     differing_outputs: int
     agreement: float
     accuracy: float
+    score: float
+    integer_layers: int
+    fpu: bool
     first_difference: str | None
     problems: tuple[str, ...]
     predictions: np.ndarray = field(repr=False, compare=False)
@@ -72,14 +79,16 @@ def verify_c(
     *,
     compiler: str = "gcc",
     flags: Sequence[str] = ("-O2",),
+    score: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> CVerification:
-    """Compile the files with every warning an error, run them, and compare them with the program.
+    """Compile the files, run them, and compare them with the program.
 
     Args:
         program, arena: what they were written from.
         images: (N, C, H, W), uint8 pixels or, for a float input contract, float32.
         labels: (N,) class numbers.
-        flags: of the compiler, beside `STRICT`.
+        flags: of the compiler, beside those for C99 without fused multiply-adds; `STRICT` makes warnings errors.
+        score: (outputs, labels) -> the task's metric.
 
     Raises:
         VerifyError: no compiler, or files that it refuses or that crash; no images.
@@ -112,7 +121,10 @@ def verify_c(
         equal_images=int(rows.sum()),
         differing_outputs=int(differing.sum()),
         agreement=agreement,
-        accuracy=accuracy_of(numbers, labels),
+        accuracy=(accuracy := accuracy_of(numbers, labels)),
+        score=accuracy if score is None else score(numbers, labels),
+        integer_layers=len(list(program.weighted)),
+        fpu=files.fpu,
         first_difference=first and first[0],
         problems=tuple(problems),
         predictions=predictions[:, 0] if predictions.shape[1] == 1 else predictions,
@@ -137,7 +149,7 @@ def compile_harness(files: CFiles, target: Path, compiler: str = "gcc", flags: S
     }
     harness = target.with_suffix(".c")
     harness.write_text(templates.get_template("harness.c.j2").render(values), encoding="utf-8")
-    command = [compiler, *STRICT, *flags, f"-I{files.folder}", "-o", str(target), str(harness), str(files.source)]
+    command = [compiler, *_STANDARD, *flags, f"-I{files.folder}", "-o", str(target), str(harness), str(files.source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VerifyError(f"{compiler} refuses {files.source}: {done.stderr.strip()[:1000]}")
