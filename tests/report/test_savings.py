@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bitsmith.report import savings
 from bitsmith.report.bootstrap import saving, seed_means
 from bitsmith.report.compared import Contest, Member
 from bitsmith.report.contests import make_scores
@@ -96,6 +97,38 @@ def test_the_order_of_networks_does_not_matter():
     )
 
 
+def test_of_equal_costs_the_order_does_not_matter_either():
+    """The better of two networks of one cost counts, whichever is given first."""
+    other = np.array([1.2, 2.4]), np.array([0.5, 0.7])
+    one = saving((np.array([1.0, 1.0, 2.0]), np.array([0.5, 0.6, 0.7])), other)
+    two = saving((np.array([1.0, 1.0, 2.0]), np.array([0.6, 0.5, 0.7])), other)
+    assert [float(v) for v in one] == [float(v) for v in two]
+    alone = saving((np.array([1.0, 2.0]), np.array([0.6, 0.7])), other)
+    assert [float(v) for v in two] == [float(v) for v in alone]
+
+
+@pytest.mark.parametrize(("gap", "measured"), [(0.001, False), (-0.002, True)])
+def test_where_measured_networks_only_just_meet(gap, measured):
+    """One method's best is the other's worst, but for 1 or 2 images of 1,000: some draws meet, some don't."""
+    field = Networks(seeds=1)
+    for limit, cost, right in (("size=12kB", 1e4, 0.70), ("size=24kB", 2e4, 0.80)):
+        field.add("uniform", cost, right, limit)
+        field.add("supernet", cost, right + 0.1 + gap, limit, kind="found")
+    contest = {(c.method, c.budget): c for c, _ in field.predictions}
+    best, worst = contest["uniform", "size=24kB"], contest["supernet", "size=12kB"]
+    assert (field.predictions[best, 0] == 0).sum() == 800
+    assert (field.predictions[worst, 0] == 0).sum() == 800 + round(1000 * gap)
+    text = savings._words(
+        "a", "b", "size", "not shown", 0.1, (-0.004, 0.05), (0.5, 0.6), "accuracy", 1, savings._drawn(0.736, measured)
+    )
+    assert "takes 10 % [0, 5] less" in text  # not -0
+    (one,) = field.savings()
+    assert 0.5 < one.meets < 1
+    said = "the interval is of the" if measured else "the median of the"
+    assert f"({said} {int(100 * one.meets)} % of the draws in which both reach some score" in one.text
+    assert ("as measured they reach none" in one.text) is not measured
+
+
 def test_a_planted_saving_is_found():
     field = Networks().line("uniform", COSTS, spread=0.003)
     found = field.line("supernet", COSTS, shift=0.8, kind="found", spread=0.003).savings()
@@ -152,6 +185,8 @@ def test_where_no_score_is_reached_by_both():
     assert (one.outcome, one.value, one.low, one.scores) == ("not comparable", None, None, None)
     assert one.meets < 0.5
     assert "supernet and uniform are not comparable in storage at equal accuracy" in one.text
+    share = f"in only {int(100 * one.meets)} % of the draws" if one.meets else "there is none that both reach"
+    assert share in one.text
 
 
 def test_who_is_compared():

@@ -153,11 +153,11 @@ def saving(
 
         mean over scores a of 1 - cost_ours(a) / cost_theirs(a)
 
-    Of each method the scores over the logarithm of costs, made monotone (a network that costs more and scores less
-    counts as its predecessor) and joined by straight lines; cost(a) is the least at which that line reaches a. The mean
-    is over `_LEVELS` equally spaced scores from the higher of the two lowest to the lower of the two highest. The idea
-    is video coding's, where rates are compared at equal quality (Bjøntegaard, VCEG-M33, 2001); lines in place of its
-    polynomials, and the mean of ratios in place of that of logarithms, are ours.
+    Of each method the scores over the logarithm of costs, made monotone (a network that costs no less and scores
+    less counts as its predecessor) and joined by straight lines; cost(a) is the least at which that line reaches a. The
+    mean is over `_LEVELS` equally spaced scores from the higher of the two lowest to the lower of the two highest. The
+    idea is video coding's, where rates are compared at equal quality (Bjøntegaard, VCEG-M33, 2001); lines in place of
+    its polynomials, and the mean of ratios in place of that of logarithms, are ours.
 
     Args:
         ours, theirs: (costs, scores) of a method's networks, each (..., networks).
@@ -183,8 +183,9 @@ def saving(
 
 def _front(costs: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms of costs, rising, and scores that don't fall, both (..., networks)."""
-    order = np.argsort(costs, axis=-1, kind="stable")
-    rising = np.take_along_axis(np.broadcast_to(scores, order.shape), order, -1)
+    scores = np.broadcast_to(scores, costs.shape)
+    order = np.lexsort((-scores, costs), axis=-1)  # of equal costs the best score first, however they are given
+    rising = np.take_along_axis(scores, order, -1)
     return np.log(np.take_along_axis(costs, order, -1)), np.maximum.accumulate(rising, axis=-1)
 
 

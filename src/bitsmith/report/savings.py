@@ -7,6 +7,7 @@ drawn images of both methods' scores, and over the same seeds of the logarithms 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -100,9 +101,9 @@ def _saving(ours: _Front, theirs: _Front, cost: str, seeds: list[int], scores: S
     interval: tuple[float, float] | None = None
     levels: tuple[float, float] | None = None
     both = ~np.isnan(saved)
+    as_is = bool(both[0])
     if meets > _MOST:
         # By chance the measured fronts may just miss each other where most drawn ones meet.
-        as_is = not np.isnan(saved[0])
         value = float(saved[0]) if as_is else float(np.median(met))
         least, most = (float(v[0] if as_is else np.median(v[both])) for v in (low, high))
         levels = least, most
@@ -128,7 +129,18 @@ def _saving(ours: _Front, theirs: _Front, cost: str, seeds: list[int], scores: S
         scores=levels,
         meets=meets,
         seeds=seeds,
-        text=_words(ours.name, theirs.name, cost, outcome, value, interval, levels, scores.metric, len(seeds)),
+        text=_words(
+            ours.name,
+            theirs.name,
+            cost,
+            outcome,
+            value,
+            interval,
+            levels,
+            scores.metric,
+            len(seeds),
+            _drawn(meets, as_is),
+        ),
     )
 
 
@@ -153,26 +165,36 @@ def _words(
     levels: tuple[float, ...] | None,
     metric: str,
     seeds: int,
+    drawn: str,
 ) -> str:
     """As "supernet takes 27 % [12, 40] less energy than composite at equal accuracy, 80.1 to 84.2 %: shown"."""
     count = "one seed" if seeds == 1 else f"{seeds} seeds"
     ending = f"({count}{'' if seeds >= ENOUGH_SEEDS else ', indicative'})."
     noun, metric = _NOUNS.get(cost, spoken_cost(cost)), spoken_metric(metric)
     if value is None or levels is None:
-        return (
-            f"{ours} and {theirs} are not comparable in {noun} at equal {metric}, since there is none that both reach "
-            f"{ending}"
-        )
+        return f"{ours} and {theirs} are not comparable in {noun} at equal {metric}, since {drawn} {ending}"
     if outcome == "identical":
         return f"{ours} and {theirs} are the same networks at every budget on {cost} {ending}"
     less = value >= 0
     much = f"{100 * abs(value):.0f} %"
     if interval is not None:
         low, high = interval if less else (-interval[1], -interval[0])
-        much += f" [{100 * low:.0f}, {100 * high:.0f}]"
+        much += f" [{round(100 * low)}, {round(100 * high)}]"
     word = ("fewer" if cost in _COUNTED else "less") if less else "more"
     said = {"shown": ": shown", "not shown": ": not shown", "against": ": the other is better, shown"}.get(outcome, "")
     return (
         f"{ours} takes {much} {word} {noun} than {theirs} at equal {metric}, {100 * levels[0]:.1f} to "
-        f"{100 * levels[1]:.1f} %{said} {ending}"
+        f"{100 * levels[1]:.1f} %{drawn}{said} {ending}"
     )
+
+
+def _drawn(meets: float, as_is: bool) -> str:
+    """What a figure is of where not all draws have scores that both reach, or why there is none."""
+    share = f"{math.floor(100 * meets)} % of the draws"
+    if meets == 1:
+        return ""
+    if meets <= _MOST:
+        return f"both reach one in only {share}" if meets else "there is none that both reach"
+    if as_is:
+        return f" (the interval is of the {share} in which both reach some score)"
+    return f" (the median of the {share} in which both reach some score; as measured they reach none)"
