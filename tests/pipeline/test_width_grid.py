@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import FULL
@@ -14,8 +15,9 @@ from bitsmith.pipeline.compare_pool import run_all
 from bitsmith.pipeline.folder import RunFolder
 from bitsmith.pipeline.job import prepare
 from bitsmith.pipeline.width_grid import SCORE, lay_out, summarize_grid, train_grid, train_point
-from bitsmith.recipe import parse_recipe
+from bitsmith.recipe import parse_recipe, read_recipe
 from bitsmith.report.width_map import MapPoint, WidthMap, map_figures, write_width_map
+from bitsmith.search import Uniform
 
 RECIPE = {
     "name": "tiny",
@@ -107,6 +109,14 @@ def test_in_processes_they_come_to_the_same_scores(grid, tmp_path):
     assert [replace(p, seconds=0.0) for p in summarize_grid(again).points] == [
         replace(p, seconds=0.0) for p in summarize_grid(grid).points
     ]
+
+
+def test_the_recipe_has_a_baseline_at_every_budget(tmp_path):
+    """Else a comparison of the digits' widths would lack it."""
+    chosen = read_recipe(Path(__file__).parents[2] / "recipes" / "digits-widths.yaml")
+    job = prepare(RunFolder.create(tmp_path / "run", chosen))
+    for line in chosen.budget_sets():
+        Uniform().check(job.space, line, trained=True)
 
 
 def synthetic(
