@@ -1,6 +1,7 @@
 """The multinomial method: the contract of every method, and what is its own."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from bitsmith.cost import exact, fits
 from bitsmith.errors import RecipeError
 from bitsmith.search import Found, Method, Problem
 from bitsmith.search.filters import Multinomial, Partitions
-from bitsmith.search.filters.alternating import base_bops
+from bitsmith.search.filters.alternating import Alternating, base_bops
 from bitsmith.search.filters.multinomial import rounded_down
 from bitsmith.testing import MethodContract, example_problem
-from bitsmith.train import TrainPlan
+from bitsmith.train import Event, TrainPlan
 
 PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
 PAIRS = ((1, 1), (2, 4), (8, 8))
@@ -88,3 +89,65 @@ def test_settings_out_of_range(problem):
         Multinomial().check(problem.space, problem.budgets, trained=True)
     with pytest.raises(RecipeError, match="nothing to search"):
         Multinomial(pairs=((2, 2),)).check(problem.space, problem.budgets, trained=True)
+
+
+class StopError(Exception):
+    """What a test raises to stop a search in the middle."""
+
+
+def test_steps_of_alpha_are_spread_and_a_stop_among_them_changes_nothing(problem, tmp_path, monkeypatch):
+    method, scored = Multinomial(**QUICK), []
+    score = Alternating.score
+    monkeypatch.setattr(Alternating, "score", lambda *given: scored.append(1) or score(*given))
+    seen: list[int] = []
+
+    def note(event: Event) -> None:
+        if not event.epoch_end:
+            seen.append(len(scored))
+
+    whole = method.search(dataclasses.replace(problem, watch=note))
+    each = [b - a for a, b in itertools.pairwise([0, *seen])]
+    assert sum(each) == 5 * method.samples  # of the second epoch
+    first = len(each) // 2
+    assert not any(each[:first])
+    assert max(each) <= -(-5 // first) * method.samples
+
+    def stop(event: Event) -> None:
+        if event.step == first + 2 and not event.epoch_end:
+            raise StopError
+
+    kept = dataclasses.replace(problem, folder=tmp_path, checkpoint_seconds=0)
+    with pytest.raises(StopError):
+        method.search(dataclasses.replace(kept, watch=stop))
+    again = method.search(kept)
+    assert again.details == whole.details
+    assert again.curves == whole.curves
+
+
+class TestLearning:
+    """On a fake loss: how many filters are not at a known best pair."""
+
+    METHOD = Multinomial(**QUICK | {"architecture_steps": 150, "multiplier_step": 0.2})
+
+    def search(self, problem: Problem, monkeypatch, best: int, budgets: list[Budget]) -> Found:
+        def lost(self, counts, x, y) -> float:
+            shares = [counts[name][best] / counts[name].sum() for name in self.partitions.free]
+            return 1 - sum(shares) / len(shares)
+
+        monkeypatch.setattr(Alternating, "score", lost)
+        return self.METHOD.search(dataclasses.replace(problem, budgets=budgets))
+
+    @pytest.mark.parametrize("best", [0, 1])
+    def test_probabilities_move_to_the_best_pair(self, problem, monkeypatch, best):
+        found = self.search(problem, monkeypatch, best, [Budget.parse("weights=100kB")])
+        assert all(p[best] > 0.8 for p in found.details["probabilities"].values())
+
+    def test_expected_costs_are_led_inside(self, problem, monkeypatch):
+        """Against a loss that wants the most bits."""
+        budgets = [dataclasses.replace(budget, limit=0.7 * budget.limit) for budget in problem.budgets]
+        found = self.search(problem, monkeypatch, -1, budgets)
+        for budget in budgets:
+            expected = found.curves[f"expected {budget.cost}"]
+            assert expected[0] > 1.05 * budget.limit
+            assert expected[-1] <= 1.05 * budget.limit
+        assert not found.details["fell_back"]

@@ -1,4 +1,7 @@
-"""What the multinomial search does: epochs of weights under drawn partitions, and steps of their probabilities between.
+"""What the multinomial search does: steps of weights under drawn partitions, and steps of their probabilities between.
+
+Those of the probabilities are spread evenly over an epoch's of the weights, so that a stopped search loses little; as
+published they come together at its end.
 
 A step of the probabilities scores a few drawn partitions on one batch of search data, the same for all of them, with
 weights as they are. BatchNorm is re-estimated on training data before each is scored: the statistics that weight steps
@@ -94,15 +97,17 @@ class Alternating(Learner):
         self.optimizer.step()
         if step + 1 < self.loop.steps:
             self.schedule.step()
-        epoch, rest = divmod(step + 1, self.loop.steps_per_epoch)
-        if rest == 0 and epoch > self.method.weights_first:
-            last = self._steps(step + 1)
-            for number in range(last - self.method.architecture_steps, last):
-                self._choose(number)
+        for number in range(self._steps(step), self._steps(step + 1)):
+            self._choose(number)
 
     def _steps(self, step: int) -> int:
-        """How many steps of the probabilities there were after so many of the weights, at the end of an epoch."""
-        return max(0, step // self.loop.steps_per_epoch - self.method.weights_first) * self.method.architecture_steps
+        """How many steps of the probabilities there are after so many of the weights."""
+        epoch, rest = divmod(step, self.loop.steps_per_epoch)
+        epoch -= self.method.weights_first
+        if epoch < 0:
+            return 0
+        each = self.method.architecture_steps
+        return epoch * each + (0 if self.method.as_published else rest * each // self.loop.steps_per_epoch)
 
     def _choose(self, number: int) -> None:
         """One step of the probabilities."""

@@ -7,6 +7,7 @@ Zur, Baskin, Zheltonozhskii et al., Towards Learning of Filter-Level Heterogeneo
 makes. Epochs of weights, each batch under a partition drawn, alternate with steps of alpha on search data. Where ours
 differs:
 
+- Steps of alpha are spread evenly over the epochs, not all at their end.
 - The score function estimates the slope of the cross-entropy alone, with a leave-one-out baseline
   (`bitsmith.search.filters.score`). What partitions cost is known: its expectation and slope take no draws, exactly for
   bitops (and weights up to whole bytes), relaxed for other costs (`bitsmith.search.filters.costs`), and it is led to
@@ -58,7 +59,8 @@ class Multinomial:
         samples: partitions drawn for a step of alpha; (code).
         baseline: of the score function, "leave-one-out" or "none"; as published none.
         architecture_lr: of Adam on alpha; as published of SGD.
-        architecture_steps: steps of alpha after each epoch of weights, on a batch of search data each.
+        architecture_steps: steps of alpha in each epoch of weights, on a batch of search data each; as published at its
+            end.
         weights_first: epochs in which only weights learn.
         falling: share of the steps of alpha in which the limits fall to the budgets.
         multiplier_step: step of the multipliers on the relative violation.
@@ -95,9 +97,9 @@ class Multinomial:
                 raise RecipeError(f"{name} of method 'multinomial' must be {wanted}, got {getattr(self, name)}")
         if self.as_published and self.bops_weight is None:
             raise RecipeError(
-                "neither the paper nor its code tells the bops_weight and the architecture_lr of the multinomial search, "
-                "so as published it wants them from you, in a recipe: method: {name: multinomial, as_published: true, "
-                f"bops_weight: ..., architecture_lr: ...}} (the latter is {self.architecture_lr:g} unless given)"
+                "neither the paper nor its code tells the bops_weight and the architecture_lr of the multinomial "
+                "search, so as published it wants them from you, in a recipe: method: {name: multinomial, "
+                f"as_published: true, bops_weight: ..., architecture_lr: ...}} (the latter is {self.architecture_lr:g} unless given)"
             )
         if self.plan.compile not in ("auto", "none"):
             raise RecipeError(
