@@ -99,7 +99,8 @@ class Multinomial:
             raise RecipeError(
                 "neither the paper nor its code tells the bops_weight and the architecture_lr of the multinomial "
                 "search, so as published it wants them from you, in a recipe: method: {name: multinomial, "
-                f"as_published: true, bops_weight: ..., architecture_lr: ...}} (the latter is {self.architecture_lr:g} unless given)"
+                "as_published: true, bops_weight: ..., architecture_lr: ...} "
+                f"(the latter is {self.architecture_lr:g} unless given)"
             )
         if self.plan.compile not in ("auto", "none"):
             raise RecipeError(
