@@ -263,9 +263,9 @@ def test_steps_that_filters_share_are_handed_on(quantizer, ends):
     anew.calibrate_weights()
     differ = 0
     for name, layer in network.priced():
-        scored = sampled.network.layer(name).quantize_weight(layer.weight)
-        assert torch.equal(layer.quantize_weight(layer.weight), scored)
-        differ += not torch.equal(anew.layer(name).quantize_weight(layer.weight), scored)
+        scored = sampled.network.get_submodule(f"{name}.quantize_weight")(layer.weight)
+        assert torch.equal(network.get_submodule(f"{name}.quantize_weight")(layer.weight), scored)
+        differ += not torch.equal(anew.get_submodule(f"{name}.quantize_weight")(layer.weight), scored)
     assert differ
 
 
