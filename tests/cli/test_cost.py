@@ -33,14 +33,14 @@ def written(tmp_path):
 def test_bits_per_filter_only_where_they_are_held(bitsmith, written, tmp_path):
     first = written((2, 4, 8, 8))
     options = ("cost", "--blueprint", "b.json", "--target")
-    refused = bitsmith(*options, "c", cwd=tmp_path, check=1).stderr
-    assert f"target 'c' has one weight bit-width for each layer, and filters of layer '{first}' differ" in refused
+    refused = bitsmith(*options, "finn", cwd=tmp_path, check=1).stderr
+    assert f"target 'finn' has one weight bit-width for each layer, and filters of layer '{first}' differ" in refused
     assert "they have [2, 4, 8] bits; give the layer one, or choose target onnx" in refused
     assert json.loads(bitsmith(*options, "mpic", "--json", cwd=tmp_path).stdout)["energy_joules"] > 0
     written((2, 3, 8, 8))
     assert "can't hold weight bits [3]" in bitsmith(*options, "mpic", cwd=tmp_path, check=1).stderr
     written((4, 4, 0, 4))  # what is left has one bit-width
-    assert bitsmith(*options, "c", cwd=tmp_path).stdout
+    assert bitsmith(*options, "finn", cwd=tmp_path).stdout
 
 
 def test_nothing_said_is_what_the_target_holds(bitsmith, tmp_path):
