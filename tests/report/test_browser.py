@@ -73,7 +73,7 @@ def visit(browser, tmp_path):
         page.on("pageerror", lambda error: heard.append(f"error: {error}"))
         page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: heard.append(request.url) if request.url != path.as_uri() else None)
-        page.goto(path.as_uri())
+        page.goto(path.as_uri(), timeout=120_000)
         if scripts:
             wait(page, "[...document.querySelectorAll('figure[data-drawn]')].every(f => f.querySelector('.main-svg'))")
         opened.append(context)
@@ -275,6 +275,6 @@ def test_the_payloads_do_run_where_nothing_escapes_them(browser, tmp_path):
     naked = tmp_path / "naked.html"
     naked.write_text(f"<!doctype html><html><body>{PAYLOADS[0]}{PAYLOADS[1]}</body></html>", encoding="utf-8")
     page = browser.new_page()
-    page.goto(naked.as_uri())
+    page.goto(naked.as_uri(), timeout=120_000)
     assert page.evaluate("document.documentElement.dataset.ran") == "1"
     page.close()

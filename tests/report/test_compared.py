@@ -146,7 +146,7 @@ def visit(browser, compared, folder, width=900):
     heard = []
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
-    page.goto(write_compared(compared, folder).as_uri())
+    page.goto(write_compared(compared, folder).as_uri(), timeout=120_000)
     page.locator("figure[data-drawn] .main-svg").first.wait_for()
     assert heard == []
     return page
