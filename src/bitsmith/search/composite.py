@@ -29,7 +29,7 @@ from bitsmith.search.allocate import allocate
 from bitsmith.search.feasible import some_inside
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.problem import Found, Problem, require_bits
-from bitsmith.search.searching import JointLearner, at, check_settings, choices_of_bits, let_fall, open_loop
+from bitsmith.search.searching import JointLearner, at, check_lead, check_settings, choices_of_bits, let_fall, open_loop
 from bitsmith.search.sensitivity import measure, to_penalties
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, Space
@@ -83,11 +83,8 @@ class Composite:
             raise RecipeError(
                 f"loss_batches must be at least 1 and cd not negative, got {self.loss_batches}, {self.cd}"
             )
-        if not self.as_published and not 0 <= self.weights_first < self.plan.epochs:
-            raise RecipeError(
-                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
-                "so no bits would be learned; give it more epochs or a smaller weights_first"
-            )
+        if not self.as_published:
+            check_lead(self, "bits")
 
     @property
     def name(self) -> str:

@@ -55,6 +55,35 @@ def check_settings(method: Searching) -> None:
             raise RecipeError(f"{name} of method {method.name!r} must be {wanted}, got {getattr(method, name)}")
 
 
+def check_lead(method: Composite | Filters | Multinomial | WidthSearch, learned: str) -> None:
+    """Refuse as many epochs of weights alone as the search has.
+
+    Args:
+        learned: what nothing would be learned of then.
+
+    Raises:
+        RecipeError: with both numbers.
+    """
+    if not 0 <= method.weights_first < method.plan.epochs:
+        raise RecipeError(
+            f"the search has {method.plan.epochs} epochs and learns weights alone for {method.weights_first} of them, "
+            f"so no {learned} would be learned; give it more epochs or a smaller weights_first"
+        )
+
+
+def refuse_compiling(method: Filters | Multinomial | WidthSearch) -> None:
+    """Refuse a plan that compiles, of a method whose steps are too different for it.
+
+    Raises:
+        RecipeError: with the way out.
+    """
+    if method.plan.compile not in ("auto", "none"):
+        raise RecipeError(
+            f"the {method.name} method compiles nothing, so it can't take compile: {method.plan.compile}; take none "
+            "(auto means none here)"
+        )
+
+
 def open_loop(method: Searching, problem: Problem, *, depends_on: Mapping[str, Any]) -> Loop:
     """A loop over the method's plan, from its checkpoint on where there is one.
 

@@ -99,7 +99,7 @@ class TestFilters(MethodContract):
 
 
 def test_settings_out_of_range():
-    with pytest.raises(RecipeError, match="no filters would be decided"):
+    with pytest.raises(RecipeError, match="no bits of filters would be learned"):
         Filters(plan=TrainPlan(epochs=1), weights_first=1)
     with pytest.raises(RecipeError, match="final training"):
         Filters(plan=TrainPlan(epochs=4, ema=0.99))

@@ -75,7 +75,7 @@ def test_the_base_of_the_published_penalty(problem):
 
 
 def test_settings_out_of_range(problem):
-    with pytest.raises(RecipeError, match="no filters would be decided"):
+    with pytest.raises(RecipeError, match="no bits of filters would be learned"):
         Multinomial(plan=TrainPlan(epochs=1), weights_first=1)
     with pytest.raises(RecipeError, match="samples of method 'multinomial' must be at least 2"):
         Multinomial(samples=1)

@@ -30,7 +30,15 @@ from bitsmith.search.filters.discretize import FilterDiscretizer
 from bitsmith.search.filters.fewest import fewest_filters
 from bitsmith.search.filters.soft import SoftFilters, removable_units
 from bitsmith.search.problem import Found, Problem, require_bits
-from bitsmith.search.searching import JointLearner, check_settings, choices_of_bits, let_fall, open_loop
+from bitsmith.search.searching import (
+    JointLearner,
+    check_lead,
+    check_settings,
+    choices_of_bits,
+    let_fall,
+    open_loop,
+    refuse_compiling,
+)
 from bitsmith.seeding import derive
 from bitsmith.space import Precision, cut_state
 from bitsmith.train import (
@@ -80,16 +88,8 @@ class Filters:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.plan.compile not in ("auto", "none"):
-            raise RecipeError(
-                f"the filters method compiles nothing, so it can't take compile: {self.plan.compile}; take none (auto "
-                "means none here)"
-            )
-        if not 0 <= self.weights_first < self.plan.epochs:
-            raise RecipeError(
-                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
-                "so no filters would be decided; give it more epochs or a smaller weights_first"
-            )
+        refuse_compiling(self)
+        check_lead(self, "bits of filters")
 
     @property
     def name(self) -> str:

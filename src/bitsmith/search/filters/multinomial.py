@@ -41,7 +41,7 @@ from bitsmith.search.filters.sampled import SampledFilters, check_maps
 from bitsmith.search.filters.score import Baseline
 from bitsmith.search.filters.settle import Settled, Settler
 from bitsmith.search.problem import Found, Problem, require_bits
-from bitsmith.search.searching import check_settings, choices_of_bits, open_loop
+from bitsmith.search.searching import check_lead, check_settings, choices_of_bits, open_loop, refuse_compiling
 from bitsmith.seeding import derive
 from bitsmith.space import Precision
 from bitsmith.train import TrainPlan, calibrate, on_threads, reestimate_norms
@@ -102,16 +102,8 @@ class Multinomial:
                 "as_published: true, bops_weight: ..., architecture_lr: ...} "
                 f"(the latter is {self.architecture_lr:g} unless given)"
             )
-        if self.plan.compile not in ("auto", "none"):
-            raise RecipeError(
-                f"the multinomial method computes another network in every step, so it can't take compile: "
-                f"{self.plan.compile}; take none (auto means none here)"
-            )
-        if not 0 <= self.weights_first < self.plan.epochs:
-            raise RecipeError(
-                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
-                "so no filters would be decided; give it more epochs or a smaller weights_first"
-            )
+        refuse_compiling(self)
+        check_lead(self, "bits of filters")
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ from bitsmith.blueprint import FLOAT, Blueprint, Budget, Options
 from bitsmith.errors import RecipeError
 from bitsmith.search.filters.costs import RELAXED
 from bitsmith.search.problem import Found, Problem, require_bits
-from bitsmith.search.searching import check_settings, choices_of_bits, open_loop
+from bitsmith.search.searching import check_lead, check_settings, choices_of_bits, open_loop, refuse_compiling
 from bitsmith.search.widths.discretize import WidthDiscretizer, as_details
 from bitsmith.search.widths.groups import WidthGroups, Widths, width_groups
 from bitsmith.search.widths.learner import WidthLearner
@@ -76,16 +76,8 @@ class WidthSearch(ABC):
                 raise RecipeError(f"{name} of method {self.name!r} must be at least {least}, got {getattr(self, name)}")
         if not -20 <= self.start <= 20:
             raise RecipeError(f"start of method {self.name!r} is a log-odds within -20..20, got {self.start}")
-        if self.plan.compile not in ("auto", "none"):
-            raise RecipeError(
-                f"the {self.name} method computes at other widths in every step and compiles nothing, so it can't take "
-                f"compile: {self.plan.compile}; take none (auto means none here)"
-            )
-        if not 0 <= self.weights_first < self.plan.epochs:
-            raise RecipeError(
-                f"the search has {self.plan.epochs} epochs and learns weights alone for {self.weights_first} of them, "
-                "so no widths would be learned; give it more epochs or a smaller weights_first"
-            )
+        refuse_compiling(self)
+        check_lead(self, "widths")
 
     @property
     @abstractmethod
