@@ -65,8 +65,9 @@ def check_lead(method: Composite | Filters | Multinomial | WidthSearch, learned:
         RecipeError: with both numbers.
     """
     if not 0 <= method.weights_first < method.plan.epochs:
+        count = f"{method.plan.epochs} epoch{'s' * (method.plan.epochs != 1)}"
         raise RecipeError(
-            f"the search has {method.plan.epochs} epochs and learns weights alone for {method.weights_first} of them, "
+            f"the search has {count} and learns weights alone for {method.weights_first}, "
             f"so no {learned} would be learned; give it more epochs or a smaller weights_first"
         )
 
