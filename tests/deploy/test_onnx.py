@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bitsmith.cost import exact
 from bitsmith.deploy import LEVELS, export_onnx, kernels, run, trace, verify_onnx, write_onnx
+from bitsmith.deploy.exposed import expose
 from bitsmith.deploy.operators import Conv
 from bitsmith.deploy.runtime import infer, session
 from bitsmith.errors import ExportError
@@ -256,3 +257,27 @@ def test_sums_beyond_32_bits_are_refused(case_of, residual, tmp_path):
     with pytest.raises(ExportError, match=f"{victim.layer}.*beyond 32 bits"):
         write_onnx(program, tmp_path / "n.onnx")
     assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize("bits", [(7, 8), (8, 4), (8, 8), "filters"])
+def test_no_two_products_with_int8_weights_pass_16_bits(bits, case_of, residual, tmp_path):
+    """Where they could, x86 machines without VNNI saturate; there the weights are uint8, on every machine."""
+    if bits == "filters":
+        bits = [(tuple(8 if i % 2 else 3 for i in range(layer.out_channels)), 8) for layer in residual.layers]
+    case = case_of(residual, bits)
+    path = check(case, tmp_path)
+    shown = session(expose(onnx.load(path), case.program, path), "all", threads=1)
+    values = dict(zip([o.name for o in shown.get_outputs()], infer(shown, case.images, batch=40), strict=True))
+    layers, signed = [o for o in case.program.weighted if o.sums.folded is not None], 0
+    for operator in layers:
+        weight = values[f"{operator.sums.owner}.weight.exposed"]
+        top = case.program.grids[operator.inputs[0]].top
+        if weight.dtype == np.int8:
+            signed += 1
+            assert 2 * int(np.abs(weight.astype(int)).max()) * top <= 32767
+        else:
+            assert weight.dtype == np.uint8
+            assert (weight.astype(int) - 128 == operator.sums.weight).all()
+    wide = len(case.program.unsigned)
+    assert signed == len(layers) - wide
+    assert wide == (0 if bits in ((7, 8), (8, 4)) else len(layers))

@@ -47,8 +47,6 @@ def test_accuracies_are_those_of_plain_inference(mixed, path):
         predicted = mixed.frozen((torch.from_numpy(mixed.images).float() / 255 - mean) / std).argmax(1).numpy()
     assert found.accuracy_simulation == pytest.approx((predicted == labels).mean())
     assert set(found.accuracy_onnxruntime.values()) == {found.accuracy_reference}
-    # A first layer of 8-bit weights on 8-bit pixels is what old machines saturate.
-    assert mixed.program.weighted[0].layer in found.flagged
 
 
 @pytest.mark.parametrize("layer", range(7))

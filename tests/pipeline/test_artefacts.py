@@ -5,14 +5,12 @@ from types import SimpleNamespace
 
 import graphs
 import numpy as np
-import pytest
 import torch
 
 from bitsmith.blueprint import FLOAT, Bits, Blueprint
 from bitsmith.deploy import Verification
 from bitsmith.pipeline import artefacts
 from bitsmith.pipeline.artefacts import describe
-from bitsmith.pipeline.notes import _flagged as flagged_notes
 from bitsmith.pipeline.outcomes import load_outcomes
 from bitsmith.pipeline.traits import blueprint_arithmetic
 
@@ -43,7 +41,6 @@ def verification(**values):
         "first_difference": None,
         "integer_layers": 2,
         "float_layers": 1,
-        "flagged": (),
         "problems": (),
         "predictions": np.array([0, 1, 2, 0]),
     }
@@ -85,12 +82,3 @@ def test_the_words_of_a_blueprint():
     assert blueprint_arithmetic(one) == "all integer but 1 float layer: fc, and float sums between layers"
     every = Blueprint(graph=graph, bits=dict.fromkeys(bits, floats))
     assert blueprint_arithmetic(every) == "no integer layer"
-
-
-@pytest.mark.parametrize(("exact", "claim"), [(True, "bit identity is claimed"), (False, "what was verified is")])
-def test_bit_identity_is_claimed_of_integer_files_alone(tmp_path, exact, claim):
-    (tmp_path / "verification.json").write_text(json.dumps({"checks": [{"flagged": ["conv1"], "exact": exact}]}))
-    entries = [(SimpleNamespace(title="composite"), None)]
-    (note,) = flagged_notes(SimpleNamespace(folder=lambda entry: tmp_path), entries)
-    assert claim in note
-    assert ("bit identity" in note) is exact

@@ -82,7 +82,6 @@ def _artefacts(job: Job) -> list[dict[str, Any]]:
                     "largest_difference": max(check.get("largest_difference", {"": 0.0}).values()),
                     "first_difference": check["first_difference"],
                     "problems": check["problems"],
-                    "may_saturate_without_vnni": check["flagged"],
                     "trained": job.run.history(job.run.folder(entry)) is not None,
                     "ok": check["ok"],
                 }

@@ -19,6 +19,7 @@ from onnx import ModelProto, helper
 from bitsmith.deploy.float_operators import FloatOperator, FloatSums
 from bitsmith.deploy.onnx_writer import parameter_names, tensor_name
 from bitsmith.deploy.operators import Conv, Logits, Operator
+from bitsmith.deploy.packing import to_unsigned
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import apply, trace
 from bitsmith.deploy.reference_float import room, typical
@@ -37,7 +38,7 @@ def expose(model: ModelProto, program: IntegerProgram, path: Path | str) -> byte
     extra = [tensor_name(program, operator.name) for operator in program.operators[:-1]]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
     for operator in program.operators:
-        for name, _ in _parameters(operator).values():
+        for name, _ in _parameters(program, operator).values():
             # A constant can't be an output by itself.
             model.graph.node.append(helper.make_node("Identity", [name], [f"{name}.exposed"]))
             model.graph.output.append(helper.make_empty_tensor_value_info(f"{name}.exposed"))
@@ -63,7 +64,7 @@ def first_difference(
     computed = {operator.name: values[tensor_name(program, operator.name)] for operator in program.operators}
     expected = trace(program, images) if program.exact else None
     for place, operator in enumerate(program.operators):
-        for kind, (name, right) in _parameters(operator).items():
+        for kind, (name, right) in _parameters(program, operator).items():
             differing = int((~same(values[f"{name}.exposed"].reshape(-1), right.reshape(-1))).sum())
             if differing:
                 text = f"layer {operator.layer!r}: {differing} of its {right.size} stored {kind}s are wrong"
@@ -82,7 +83,7 @@ def _differing(wrong: np.ndarray) -> str | None:
     return f"{int(wrong.sum())} of its {wrong.size} outputs differ" if wrong.any() else None
 
 
-def _parameters(operator: Operator) -> dict[str, tuple[str, np.ndarray]]:
+def _parameters(program: IntegerProgram, operator: Operator) -> dict[str, tuple[str, np.ndarray]]:
     """kind -> name in the file and right values; a layer's own where it is first used."""
     if isinstance(operator, FloatSums):
         if operator.layer != operator.owner:
@@ -94,7 +95,8 @@ def _parameters(operator: Operator) -> dict[str, tuple[str, np.ndarray]]:
     if operator.layer != operator.sums.owner:
         return {}
     names, sums = parameter_names(operator), operator.sums
-    right = {"weight": sums.weight, "scale": sums.scale, "bias": sums.bias.astype(np.int32)}
+    weight = to_unsigned(sums.weight) if operator.layer in program.unsigned else sums.weight
+    right = {"weight": weight, "scale": sums.scale, "bias": sums.bias.astype(np.int32)}
     return {kind: (names[kind], values) for kind, values in right.items()}
 
 

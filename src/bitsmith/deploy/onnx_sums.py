@@ -2,8 +2,9 @@
 
 Explicit QLinearConv instead of Q/DQ pairs: the latter are merged and reordered by onnxruntime's optimizer and lose
 exactness. Weights stay packed at exactly b bits; a model-local function turns them into int8, which onnxruntime folds
-at load. What QLinearConv can't do by itself follows it: a Clip where the grid ends below 255, and two bit operations
-where the grid holds only signs (scales of 1 make stored >= 128 exactly acc + bias >= 0).
+at load. Weights so large that old x86 machines would saturate are uint8 with zero point 128
+(`IntegerProgram.unsigned`). What QLinearConv can't do by itself follows it: a Clip where the grid ends below 255, and
+two bit operations where the grid holds only signs (scales of 1 make stored >= 128 exactly acc + bias >= 0).
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from onnx import TensorProto, helper
 
 from bitsmith.deploy.onnx_writer import Writer, parameter_names
 from bitsmith.deploy.operators import Average, Conv, Logits, Pair, Sums
-from bitsmith.deploy.packing import channels_function, pack_layer, silence_function, unpack_function
+from bitsmith.deploy.packing import (
+    UNSIGNED_ZERO,
+    arrange_function,
+    channels_function,
+    pack_layer,
+    silence_function,
+    to_unsigned,
+    unpack_function,
+    unsigned_function,
+)
 
 
 def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]:
@@ -31,12 +41,15 @@ def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]
     name, folded = sums.owner, sums.folded
     parts = [(filters, part, pack_layer(part) if part.bits != 8 else None) for filters, part in folded.parts()]
     half, silent = folded.half.copy(), any(packed is not None and packed.silent for _, _, packed in parts)
-    unpacked = f"{name}.all" if silent else names["weight"]
+    unsigned = name in writer.program.unsigned
+    stored_unsigned = unsigned and len(parts) == 1 and parts[0][2] is None
+    signed = f"{name}.signed" if unsigned and not stored_unsigned else names["weight"]
+    unpacked = f"{name}.all" if silent else signed
     for filters, part, packed in parts:
         target = unpacked if len(parts) == 1 else f"{name}.weight{part.bits}"
         weight = sums.weight[filters]
         if packed is None:
-            writer.constant(target, weight)
+            writer.constant(target, to_unsigned(weight) if stored_unsigned else weight)
             continue
         half[filters] = packed.half
         suffix = "" if len(parts) == 1 else str(part.bits)
@@ -50,7 +63,9 @@ def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]
     if len(parts) > 1:
         _arrange(writer, name, [(filters, f"{name}.weight{part.bits}") for filters, part, _ in parts], unpacked)
     if silent:
-        writer.call(silence_function, [unpacked, f"{name}.half"], [names["weight"]])
+        writer.call(silence_function, [unpacked, f"{name}.half"], [signed])
+    if signed != names["weight"]:
+        writer.call(unsigned_function, [signed], [names["weight"]])
     inputs = [
         writer.constant(f"{name}.half", half),
         writer.shared(folded.layer_scale),
@@ -66,14 +81,19 @@ def _arrange(writer: Writer, name: str, parts: list[tuple[np.ndarray, str]], tar
     places = np.argsort(np.concatenate([filters for filters, _ in parts]))
     places = places.astype(np.uint8 if len(places) <= 256 else np.uint16)
     stored = writer.node("Concat", [part for _, part in parts], f"{name}.stored", axis=0)
-    order = writer.node("Cast", [writer.constant(f"{name}.places", places)], f"{name}.order", to=TensorProto.INT32)
-    writer.node("Gather", [stored, order], target, axis=0)
+    writer.call(arrange_function, [stored, writer.constant(f"{name}.places", places)], [target])
 
 
 def _ones(writer: Writer, name: str, shape: tuple[int, ...]) -> str:
     """int8 weights of an average."""
     one = helper.make_tensor("value", TensorProto.INT8, [1], [1])
     return writer.node("ConstantOfShape", [writer.shared(np.array(shape))], f"{name}.weight", value=one)
+
+
+def _weight_zero(writer: Writer, operator: Conv | Logits) -> str:
+    """The zero point of an operator's weights."""
+    unsigned = operator.sums.owner in writer.program.unsigned
+    return writer.byte(UNSIGNED_ZERO) if unsigned else writer.shared(np.int8(0))
 
 
 def _image(writer: Writer, operator: Conv | Logits) -> str:
@@ -91,7 +111,7 @@ def write_conv(writer: Writer, operator: Conv) -> None:
     grid, names = writer.program.grids[name], _write_parameters(writer, operator)
     one = writer.shared(np.float32(1))
     x, x_step = _image(writer, operator), one if grid.is_sign else writer.step(source)
-    weight = [names["weight"], one if grid.is_sign else names["scale"], writer.shared(np.int8(0))]
+    weight = [names["weight"], one if grid.is_sign else names["scale"], _weight_zero(writer, operator)]
     onto = [one, writer.byte(128)] if grid.is_sign else [writer.step(name), writer.zero(name)]
     bias = [names["bias"]] if "bias" in names else []
     flat = len(writer.program.shapes[name]) == 1
@@ -115,17 +135,17 @@ def write_logits(writer: Writer, operator: Logits) -> None:
     """Sums as numbers: one float32 product at the end."""
     name, source, sums, y = operator.name, operator.inputs[0], operator.sums, writer.read(operator.name)
     names, shape = _write_parameters(writer, operator), writer.program.shapes[name]
-    zero = writer.zero(source)
+    zeros = [writer.zero(source), _weight_zero(writer, operator)]
     scale = writer.node("Mul", [writer.step(source), names["scale"]], f"{name}.unit")
     bias = names.get("bias")
     if len(writer.program.shapes[source]) == 1 and sums.groups == 1:
         rows = writer.reshape(names["weight"], sums.weight.shape[1:2], f"{name}.rows")
         columns = writer.node("Transpose", [rows], f"{name}.columns", perm=[1, 0])
-        inputs = [writer.read(source), columns, zero]
+        inputs = [writer.read(source), columns, *zeros]
         total = writer.node("MatMulInteger", inputs, f"{name}.sum", name=name)
         flat = False
     else:
-        inputs = [_image(writer, operator), names["weight"], zero]
+        inputs = [_image(writer, operator), names["weight"], *zeros]
         total = writer.node("ConvInteger", inputs, f"{name}.sum", name=name, **_geometry(sums))
         if bias is not None:
             column = writer.shared(np.array([-1, 1, 1]))

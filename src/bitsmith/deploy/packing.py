@@ -21,6 +21,8 @@ from onnx import AttributeProto, FunctionProto, TensorProto, helper
 from bitsmith.deploy.functions import constant_nodes, make_function
 from bitsmith.quantize import Folded
 
+UNSIGNED_ZERO = 128  # the zero point of weights that are written as uint8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
@@ -138,6 +140,38 @@ def unpack_function() -> FunctionProto:
     ]
     inputs = ["packed", "shape", "gain", "offset"]
     return make_function("unpack", inputs, ["weight"], [bits, *constants, *nodes], attributes=["bits"])
+
+
+def arrange_function() -> FunctionProto:
+    """arrange(stored int8, places uint8 or uint16) -> filters[places] of what is stored by rising bits."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["places"], ["order"], to=TensorProto.INT32),
+        node("Gather", ["stored", "order"], ["weight"], axis=0),
+    ]
+    return make_function("arrange", ["stored", "places"], ["weight"], nodes)
+
+
+def to_unsigned(weight: np.ndarray) -> np.ndarray:
+    """int8 weights as uint8 ones with zero point 128.
+
+    Example:
+        >>> to_unsigned(np.array([-127, 0, 127], np.int8)).tolist()
+        [1, 128, 255]
+    """
+    return (weight.astype(np.int16) + UNSIGNED_ZERO).astype(np.uint8)
+
+
+def unsigned_function() -> FunctionProto:
+    """unsigned(weight int8) -> the weight as uint8, as `to_unsigned`."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["weight"], ["wide"], to=TensorProto.INT32),
+        node("Add", ["wide", "zero"], ["raised"]),
+        node("Cast", ["raised"], ["out"], to=TensorProto.UINT8),
+    ]
+    constants = constant_nodes({"zero": np.array(UNSIGNED_ZERO, np.int32)})
+    return make_function("unsigned", ["weight"], ["out"], [*constants, *nodes])
 
 
 def silence_function() -> FunctionProto:

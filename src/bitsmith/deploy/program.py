@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -80,8 +81,16 @@ class IntegerProgram:
         rows = np.abs(operator.sums.weight.astype(np.int64)).reshape(len(operator.sums.weight), -1).sum(1)
         return int((rows * reach + np.abs(operator.sums.bias)).max())
 
-    def may_saturate(self, operator: Conv | Logits) -> bool:
-        """Whether two neighboring products pass int16, which x86 machines without VNNI saturate silently."""
+    @cached_property
+    def unsigned(self) -> frozenset[str]:
+        """The layers whose weights the ONNX file has as uint8 with zero point 128.
+
+        Two neighboring products of theirs can pass int16, where x86 machines without VNNI saturate silently if the
+        weights are int8. With uint8 weights they are slower and exact; all others take both types alike.
+        """
+        return frozenset(operator.sums.owner for operator in self.weighted if self._passes_16_bits(operator))
+
+    def _passes_16_bits(self, operator: Conv | Logits) -> bool:
         largest = int(np.abs(operator.sums.weight.astype(np.int64)).max(initial=0))
         return 2 * largest * self.grids[operator.inputs[0]].top > 32767
 

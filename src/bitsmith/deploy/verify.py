@@ -87,8 +87,6 @@ class Verification:
         first_difference: the first layer that differs, or None.
         integer_layers: kernels with weights (average pools too) that onnxruntime ran in integers, as its profile says.
         float_layers: those that it ran in floating point; only `excluded` layers may be.
-        flagged: layers whose products can pass 16 bits, which x86 machines without VNNI saturate: there the file can
-            differ though it doesn't here.
         problems: one sentence for each thing that is wrong.
         predictions: (N,) or (N, positions) classes that the file predicts, by onnxruntime as it is used by default.
     """
@@ -115,7 +113,6 @@ class Verification:
     first_difference: str | None
     integer_layers: int
     float_layers: int
-    flagged: tuple[str, ...]
     problems: tuple[str, ...]
     predictions: np.ndarray = field(repr=False, compare=False)
 
@@ -232,7 +229,6 @@ def verify_onnx(
         float_streams=program.float_streams,
         exact=program.exact,
         arithmetic=arithmetic(program),
-        flagged=tuple(operator.layer for operator in program.weighted if program.may_saturate(operator)),
         problems=tuple(problems),
         predictions=predictions[:, 0] if predictions.shape[1] == 1 else predictions,
     )

@@ -123,7 +123,7 @@ def _verify(job: Job, say: Say) -> bool:
 
 def _check_c(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
     """The C code's entry among the checks, and a sentence; where nothing can compile or run it, that is its problem."""
-    check: dict[str, Any] = {"artefact": f"{exported.C_FOLDER}/model.c", "float_layers": 0, "flagged": ()}
+    check: dict[str, Any] = {"artefact": f"{exported.C_FOLDER}/model.c", "float_layers": 0}
     try:
         code = exported.verify_c_code(folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score)
     except VerifyError as error:
@@ -148,13 +148,12 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
     if metric != "accuracy" and checked.scores:
         scored = f"{metric} {100 * checked.score:.2f} %, accuracy {scored}"
     if checked.ok:
-        flagged = f"; on x86 without VNNI {', '.join(checked.flagged)} may differ" if checked.flagged else ""
         same = checked.agreement_trained
         trained = "" if same is None else f", {100 * same:.2f} % predicted as by the trained network"
-        layers = f"all {checked.integer_layers} layers as integers{flagged}"
+        layers = f"all {checked.integer_layers} layers as integers"
         if not checked.exact:
             moved = describe_difference(checked.differing_outputs, checked.largest_difference)
-            layers = f"{checked.arithmetic}, {checked.integer_layers} layers as integers{flagged}; {moved}"
+            layers = f"{checked.arithmetic}, {checked.integer_layers} layers as integers; {moved}"
         return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
 

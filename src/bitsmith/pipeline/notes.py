@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitsmith.blueprint import Blueprint
 from bitsmith.files import read_json
-from bitsmith.pipeline.folder import Entry, RunFolder
+from bitsmith.pipeline.folder import Entry
 from bitsmith.pipeline.job import Job
 from bitsmith.pipeline.post import NOT_TRAINED
 from bitsmith.report import Row
@@ -14,7 +14,7 @@ Entries = list[tuple[Entry, Blueprint]]
 
 def notes(job: Job, entries: Entries) -> list[str]:
     """All notes of a verified run."""
-    return [*job.notes, *_left_out(job, entries), *_gains(job, entries), *_noise(entries), *_flagged(job.run, entries)]
+    return [*job.notes, *_left_out(job, entries), *_gains(job, entries), *_noise(entries)]
 
 
 def caution(rows: list[Row]) -> list[str]:
@@ -78,18 +78,3 @@ def _noise(entries: Entries) -> list[str]:
                 f"than two standard errors over {noise['images']:,} images, so their order may be chance"
             )
     return list(dict.fromkeys(found))
-
-
-def _flagged(run: RunFolder, entries: Entries) -> list[str]:
-    """Layers that verified here and may still differ on old machines."""
-    found: dict[str, list[str]] = {}
-    for entry, _ in entries:
-        for check in read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")["checks"]:
-            if check["flagged"]:
-                claim = "bit identity is claimed" if check.get("exact", True) else "what was verified is claimed"
-                found.setdefault(claim, []).append(f"{', '.join(check['flagged'])} ({entry.title})")
-    return [
-        f"On x86 machines without VNNI, onnxruntime's sums of some layers can saturate, so that {claim} for machines "
-        f"like this one: {'; '.join(layers)}"
-        for claim, layers in found.items()
-    ]
