@@ -135,8 +135,10 @@ class _Traced(torch.autograd.Function):
         y = torch.zeros_like(wide)
         for i, span in enumerate(_spans(ranges)):
             step = steps[i].reshape(column) if steps.shape[1] > 1 else steps[i, 0]
-            quantized = step * _codes(wide / step, span)
-            y = quantized if shares is None else y + shares[i] * quantized
+            if shares is None:
+                y = step * _codes(wide / step, span)
+            else:
+                y = y + shares[i] * step * _codes(wide * step.reciprocal(), span)
         return y.to(x.dtype)
 
     @staticmethod
@@ -170,17 +172,18 @@ def _same_order(g: Tensor, x: Tensor) -> bool:
     return g.stride() == x.stride() if _dense(x) else g.is_contiguous()
 
 
-# A bound is a number, or in a compiled kernel a tensor, so that one kernel serves all bit-widths.
-Bound = int | bool | Tensor
-Span = tuple[Any, Any, Bound]
+# lo and hi are numbers, or in a compiled kernel tensors, so that one kernel serves all bit-widths.
+Span = tuple[Any, Any, bool]
 
 
 def _codes(u: Tensor, span: Span) -> Tensor:
     lo, hi, binary = span
-    if binary is False:
-        return torch.round(torch.clamp(u, lo, hi))
-    sign = torch.where(u >= 0, 1.0, -1.0).to(u.dtype)
-    return sign if binary is True else torch.where(binary > 0, sign, torch.round(torch.clamp(u, lo, hi)))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return torch.where(u >= 0, 1.0, -1.0).to(u.dtype) if binary else torch.round(torch.clamp(u, lo, hi))
+
+
+def _scaled(x: Tensor, step: Tensor, shares: Tensor | None) -> Tensor:
+    """x / s; in a mixture, where no level has to be met exactly, times 1 / s: that takes a tenth of the time."""
+    return x / step if shares is None else x * step.reciprocal()
 
 
 def _forward(x: Tensor, steps: Tensor, shares: Tensor | None, spans: Sequence[Span]) -> Tensor:
@@ -189,8 +192,8 @@ def _forward(x: Tensor, steps: Tensor, shares: Tensor | None, spans: Sequence[Sp
     y = torch.zeros_like(wide)
     for i, span in enumerate(spans):
         step = steps[i][:, None]
-        quantized = step * _codes(wide / step, span)
-        y = quantized if shares is None else y + shares[i] * quantized
+        codes = _codes(_scaled(wide, step, shares), span)
+        y = step * codes if shares is None else y + shares[i] * step * codes
     return y.to(x.dtype)
 
 
@@ -202,7 +205,7 @@ def _backward(
     dx = torch.zeros_like(wide)
     power, inside = [], []
     for i, span in enumerate(spans):
-        u = wide / steps[i][:, None]
+        u = _scaled(wide, steps[i][:, None], shares)
         passed = torch.where((u > span[0]) & (u < span[1]), slope, 0.0)
         power.append((slope * _codes(u, span)).sum(1))
         inside.append((passed * u).sum(1))
@@ -212,8 +215,8 @@ def _backward(
 
 def _blocked_forward(x: Tensor, steps: Tensor, shares: Tensor | None, spans: Sequence[Range]) -> Tensor:
     """`_forward` for one row."""
-    scale = steps[:, 0].tolist()
-    gain = scale if shares is None else (steps[:, 0] * shares).tolist()
+    scale = _factors(steps, shares)
+    gain = steps[:, 0].tolist() if shares is None else (steps[:, 0] * shares).tolist()
     y = torch.empty_like(x)
     scratch = torch.empty(2, _BLOCK, dtype=steps.dtype)
     for start in range(0, x.shape[1], _BLOCK):
@@ -221,7 +224,7 @@ def _blocked_forward(x: Tensor, steps: Tensor, shares: Tensor | None, spans: Seq
         q, total = scratch[:, : len(source)]
         total = target if target.dtype == q.dtype else total
         for i, span in enumerate(spans):
-            _codes_into(q, source, scale[i], span)
+            _codes_into(q, _scaled_into(q, source, scale[i], shares), span)
             torch.mul(q, gain[i], out=total) if i == 0 else total.add_(q, alpha=gain[i])
         if total is not target:
             target.copy_(total)
@@ -232,7 +235,7 @@ def _blocked_backward(
     g: Tensor, x: Tensor, steps: Tensor, shares: Tensor | None, spans: Sequence[Range]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`_backward` for one row."""
-    scale = steps[:, 0].tolist()
+    scale = _factors(steps, shares)
     gain = [1.0] if shares is None else shares.tolist()
     dx = torch.empty_like(x)
     scratch = torch.empty(5, _BLOCK, dtype=steps.dtype)
@@ -248,8 +251,8 @@ def _blocked_backward(
             source, slope = wide.copy_(source), wide_slope.copy_(slope)
         total = target if plain else total
         for i, span in enumerate(spans):
-            torch.div(source, scale[i], out=u)
-            torch.dot(slope, _codes_into(q, u, 1.0, span), out=power[i, block])
+            _scaled_into(u, source, scale[i], shares)
+            torch.dot(slope, _codes_into(q, u, span), out=power[i, block])
             # g where lo < u < hi, else 0: the gradient of a clip.
             passed = torch.ops.aten.hardtanh_backward.grad_input(slope, u, span.lo, span.hi, grad_input=q)
             torch.dot(passed, u, out=inside[i, block])
@@ -259,22 +262,31 @@ def _blocked_backward(
     return dx, power.sum(1, keepdim=True), inside.sum(1, keepdim=True)
 
 
-def _codes_into(out: Tensor, x: Tensor, step: float, span: Range) -> Tensor:
-    """The integers of x at a step, written to `out`."""
+def _factors(steps: Tensor, shares: Tensor | None) -> list[float]:
+    """What `_scaled_into` divides by, or multiplies with."""
+    return (steps if shares is None else steps.reciprocal())[:, 0].tolist()
+
+
+def _scaled_into(out: Tensor, x: Tensor, factor: float, shares: Tensor | None) -> Tensor:
+    """`_scaled`, written to `out`."""
+    source = x if x.dtype == out.dtype else out.copy_(x)
+    return (torch.div if shares is None else torch.mul)(source, factor, out=out)
+
+
+def _codes_into(out: Tensor, u: Tensor, span: Range) -> Tensor:
+    """`_codes`, written to `out`."""
     if span.binary:
-        return torch.ge(x, 0, out=out).mul_(2).sub_(1)
-    source = x
-    if step != 1:
-        source = torch.div(x, step, out=out) if x.dtype == out.dtype else out.copy_(x).div_(step)
-    return torch.clamp(source, span.lo, span.hi, out=out).round_()
+        return torch.ge(u, 0, out=out).mul_(2).sub_(1)
+    return torch.clamp(u, span.lo, span.hi, out=out).round_()
 
 
 def _run_compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     """Run `_forward` or `_backward` as a compiled kernel."""
     *tensors, spans = arguments
     bounds = _bounds(spans, tensors[-2].dtype, tensors[-2].device)
+    binary = tuple(span.binary for span in spans)
     with torch._dynamo.config.patch(recompile_limit=_RECOMPILES):
-        return _kernel(function)(*(None if t is None else _bare(t) for t in tensors), bounds)
+        return _kernel(function)(*(None if t is None else _bare(t) for t in tensors), bounds, binary)
 
 
 def _bare(x: Tensor) -> Tensor:
@@ -285,13 +297,13 @@ def _bare(x: Tensor) -> Tensor:
 
 @cache
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    def with_bounds(*arguments: Tensor) -> Any:
-        *tensors, bounds = arguments
-        return function(*tensors, [tuple(row.unbind()) for row in bounds.unbind()])
+    def with_bounds(*arguments: Any) -> Any:
+        *tensors, bounds, binary = arguments
+        return function(*tensors, [(*row.unbind(), sign) for row, sign in zip(bounds.unbind(), binary, strict=True)])
 
     return torch.compile(with_bounds, dynamic=True)
 
 
 @cache
 def _bounds(spans: tuple[Range, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(spans, dtype=dtype, device=device)
+    return torch.tensor([span[:2] for span in spans], dtype=dtype, device=device)
