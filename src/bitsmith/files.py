@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,12 @@ from typing import Any
 import yaml
 
 from bitsmith.errors import RecipeError, RunError
+
+# Far above what anything writes: beyond it, reading alone would take minutes and gigabytes.
+MOST_JSON = 2**27
+MOST_YAML = 2**21
+MOST_VALUES = 100_000  # of a YAML file, where what an alias repeats is counted each time
+FEW_BYTES = 2**28  # that an archive may always unpack to
 
 
 @contextmanager
@@ -49,17 +56,26 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1))
 
 
+def read_text(path: Path, most: int) -> str:
+    """A text file of at most so many bytes; it raises OSError, or ValueError where it is longer or not UTF-8."""
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"it has {size:,} bytes, and more than {most:,} are not read")
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path, what: str) -> Any:
     """Read JSON.
 
     Raises:
-        RunError: the file is missing or damaged; `what` says what it would have held.
+        RunError: the file is missing, unreadable, damaged or huge; `what` says what it would have held.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, MOST_JSON))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {what}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}; {what}") from error
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run the stage again") from error
 
 
@@ -73,19 +89,47 @@ def read_yaml(path: Path, what: str, fields: str) -> dict[str, Any]:
         RecipeError: the file can't be read, is not YAML, or holds no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path, MOST_YAML))
+        _count(values, {})
     except OSError as error:
         raise RecipeError(f"can't read the {what} {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path} is not YAML that can be read: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} is not a {what}: it must be a mapping with {fields}")
     return values
 
 
+def check_unpacked(path: Path, *, times: float) -> None:
+    """Refuse a zip archive that would unpack to more than `times` its own size; one that isn't a zip is let pass.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > max(times * path.stat().st_size, FEW_BYTES):
+        raise ValueError(f"{path.stat().st_size:,} bytes unpack to {unpacked:,}, more than such a file can need")
+
+
 def cache_folder() -> Path:
     """Where what can be had again lies: $XDG_CACHE_HOME/bitsmith, by default ~/.cache/bitsmith."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitsmith"
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values it is, written out; aliases of aliases make few bytes of YAML as many as one likes."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST_VALUES  # so that what holds itself is refused
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+        if known[id(value)] > MOST_VALUES:
+            raise ValueError(f"with its aliases written out it holds more than {MOST_VALUES:,} values")
+    return known[id(value)]
 
 
 def _flush(path: Path) -> None:

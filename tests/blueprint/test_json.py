@@ -15,12 +15,12 @@ from bitsmith.errors import BitsmithError, CaptureError, RunError
 
 WIDTH = st.sampled_from([*range(1, 9), FLOAT])
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
-CONTRACTS = st.builds(
-    InputContract,
-    kind=st.sampled_from(["uint8", "float"]),
-    mean=st.lists(NUMBER, max_size=3).map(tuple),
-    std=st.lists(NUMBER, max_size=3).map(tuple),
-)
+
+
+def contracts(channels):
+    numbers = st.tuples(*[NUMBER] * channels)
+    deviations = st.tuples(*[NUMBER.filter(lambda x: x > 0)] * channels)
+    return st.just(InputContract()) | st.builds(InputContract, kind=st.just("uint8"), mean=numbers, std=deviations)
 
 
 @st.composite
@@ -31,7 +31,7 @@ def blueprints(draw):
         bits={layer.name: Bits(weight=draw(WIDTH), activation=draw(WIDTH)) for layer in graph.layers},
         quantizer=draw(st.sampled_from(["lsq", "gaussian", "float"])),
         stream_bits=draw(st.sampled_from([8, FLOAT])),
-        input=draw(CONTRACTS),
+        input=draw(contracts(graph.input_shape[0])),
         classes=tuple(draw(st.lists(st.text(max_size=5), max_size=4))),
     )
 
@@ -131,6 +131,18 @@ def test_odd_json_is_refused(text):
         (("graph", "nodes", 1, "unknown"), 1),
         (("graph", "nodes"), []),
         (("graph", "output"), "nobody"),
+        (("graph", "nodes", 1, "shape"), [4, 8, 9]),
+        (("graph", "nodes", 1, "shape"), [4, 8, 8.0]),
+        (("graph", "nodes", 1, "shape"), [10**9, 8, 8]),
+        (("graph", "nodes", 1, "kernel"), [9, 9]),
+        (("graph", "nodes", 1, "stride"), [0, 1]),
+        (("graph", "nodes", 1, "name"), "a..b"),
+        (("graph", "nodes", 1, "source"), "\ud800"),
+        (("graph", "nodes", 1, "norm"), {"eps": float("nan")}),
+        (("input",), {"kind": "uint8", "mean": [0.5] * 3, "std": [0.0] * 3}),
+        (("input",), {"kind": "uint8", "mean": [0.5] * 2, "std": [0.5] * 2}),
+        (("input",), {"kind": "int3", "mean": [], "std": []}),
+        (("classes",), ["a", 3]),
     ],
 )  # fmt: skip
 def test_broken_graphs_and_bits_are_refused(at, junk):

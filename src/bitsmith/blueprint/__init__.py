@@ -1,7 +1,7 @@
 """Plain values: topology, grids, bits, budgets. Nothing here imports torch."""
 
 from bitsmith.blueprint.bits import FLOAT, Bits, Options, Widths
-from bitsmith.blueprint.blueprint import Blueprint, InputContract
+from bitsmith.blueprint.blueprint import Blueprint, InputContract, read_blueprint
 from bitsmith.blueprint.budget import Budget, Power, fronts
 from bitsmith.blueprint.coupling import Coupling, couple, groups_removed, keep
 from bitsmith.blueprint.graph import (
@@ -54,6 +54,7 @@ __all__ = [
     "keep",
     "plan_grids",
     "prune",
+    "read_blueprint",
     "spoken_cost",
     "unit_of",
 ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from bitsmith.blueprint.bits import Bits, check_counts
+from bitsmith.blueprint.bits import FLOAT, Bits, check_counts
 from bitsmith.blueprint.graph import NetworkGraph
 from bitsmith.blueprint.grids import GridPlan, plan_grids
+from bitsmith.blueprint.sound import is_text
 from bitsmith.errors import RunError
+from bitsmith.files import MOST_JSON, read_text
 
 SCHEMA = 2  # 1 had one bit-width per layer alone
 
@@ -106,13 +110,9 @@ class Blueprint:
                 graph=graph,
                 bits=_read_bits(values["bits"], graph, lists=schema > 1),
                 quantizer=str(values["quantizer"]),
-                stream_bits=_read_width(values["stream_bits"]),
-                input=InputContract(
-                    kind=values["input"]["kind"],
-                    mean=tuple(values["input"]["mean"]),
-                    std=tuple(values["input"]["std"]),
-                ),
-                classes=tuple(values["classes"]),
+                stream_bits=_read_stream(values["stream_bits"]),
+                input=_read_input(values["input"], graph.input_shape[0]),
+                classes=_read_classes(values["classes"]),
             )
         except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise RunError(f"the blueprint is damaged: {type(error).__name__}: {error}") from error
@@ -125,6 +125,25 @@ class Blueprint:
         except (ValueError, RecursionError) as error:
             raise RunError(f"the blueprint is not JSON: {error}") from error
         return cls.from_dict(values)
+
+
+def read_blueprint(path: Path, missing: str) -> Blueprint:
+    """Read a blueprint from its file.
+
+    Args:
+        missing: what to do where there is none, for the message.
+
+    Raises:
+        RunError: naming the file and the reason.
+    """
+    try:
+        return Blueprint.from_json(read_text(path, MOST_JSON))
+    except OSError as error:
+        raise RunError(f"can't read the blueprint {path}: {error.strerror}; {missing}") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"the blueprint {path} is not JSON: {error}") from error
+    except ValueError as error:  # ours among them
+        raise RunError(f"{path}: {error}") from error
 
 
 def _read_bits(values: Mapping[str, Any], graph: NetworkGraph, *, lists: bool) -> dict[str, Bits]:
@@ -140,6 +159,31 @@ def _read_bits(values: Mapping[str, Any], graph: NetworkGraph, *, lists: bool) -
             check_counts(layers[name], weight, activation)
         found[name] = Bits(weight=weight, activation=activation)
     return found
+
+
+def _read_input(values: Mapping[str, Any], channels: int) -> InputContract:
+    kind, mean, std = values["kind"], tuple(values["mean"]), tuple(values["std"])
+    numbers = [*mean, *std]
+    if kind not in ("uint8", "float") or len(mean) != len(std) or len(mean) != (channels if kind == "uint8" else 0):
+        raise ValueError(f"the input is uint8 with a mean and a deviation for each of {channels} channels, or float")
+    if (
+        not all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        or min(std, default=1) <= 0
+    ):
+        raise ValueError(f"mean and deviation must be numbers, the latter positive, got {numbers!r:.80}")
+    return InputContract(kind=kind, mean=mean, std=std)
+
+
+def _read_classes(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(map(is_text, names)):
+        raise TypeError(f"classes are a list of names, got {names!r:.60}")
+    return tuple(names)
+
+
+def _read_stream(bits: Any) -> int:
+    if _read_width(bits) not in (8, FLOAT):
+        raise ValueError(f"streams have 8 bits, or {FLOAT} where they are float, not {bits!r:.60}")
+    return bits
 
 
 def _read_width(bits: Any) -> int:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from bitsmith.blueprint.sound import check_sound
 from bitsmith.errors import CaptureError
 
 Operator = Literal[
@@ -233,8 +234,16 @@ class NetworkGraph:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkGraph:
-        """The inverse of `to_dict`."""
-        return cls(nodes=tuple(_node_from_dict(v) for v in values["nodes"]), output=values["output"])
+        """The inverse of `to_dict`, for values that may come from anywhere.
+
+        Raises:
+            CaptureError: as of the class.
+            KeyError, TypeError, AttributeError, ValueError: a field is missing, of the wrong kind, or can't be; see
+                `bitsmith.blueprint.sound`.
+        """
+        graph = cls(nodes=tuple(_node_from_dict(v) for v in values["nodes"]), output=values["output"])
+        check_sound(graph)
+        return graph
 
 
 _DEFAULTS = asdict(Node(name="", op="input", shape=()))

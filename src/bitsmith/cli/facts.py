@@ -12,7 +12,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bitsmith.blueprint import FLOAT, Bits, Blueprint, NetworkGraph, Options, format_cost, json_name, prune
+from bitsmith.blueprint import (
+    FLOAT,
+    Bits,
+    Blueprint,
+    NetworkGraph,
+    Options,
+    format_cost,
+    json_name,
+    prune,
+    read_blueprint,
+)
 from bitsmith.capture import capture
 from bitsmith.cli.app import app
 from bitsmith.cli.options import AsJson, Output, Shape, TargetName, Width, parse_shape
@@ -87,10 +97,7 @@ def cost(
 
 
 def _read_blueprint(path: Path) -> Blueprint:
-    try:
-        found = Blueprint.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"can't read the blueprint {path}: {error}") from error
+    found = read_blueprint(path, "a run folder has one for each network")
     outputs = found.graph.output_shape
     if found.classes and outputs != (len(found.classes),):
         raise RunError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from bitsmith.data.raw import Labeled, Raw, Request
 from bitsmith.errors import DataError
+from bitsmith.files import check_unpacked
 
 # Part -> the names that its arrays go by in an .npz file: Keras' and MedMNIST's.
 _IMAGES = {part: (f"x_{part}", f"{part}_images", f"images_{part}") for part in ("train", "val", "test")}
@@ -38,7 +37,7 @@ def read_npy(request: Request) -> Raw:
             f"{folder}: training images are {tuple(train.images.shape[1:])} (C, H, W), "
             f"test images {tuple(test.images.shape[1:])}"
         )
-    classes = int(train.labels.max()) + 1
+    classes = _count_classes(train.labels, str(folder / "train_labels.npy"))
     for part, labels in (("train", train.labels), ("test", test.labels)):
         wrong = labels[(labels < 0) | (labels >= classes)]
         if len(wrong):
@@ -63,7 +62,7 @@ def _load_array(path: Path) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; an npy folder holds {{train,test}}_{{images,labels}}.npy") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of a damaged header numpy's reader raises nearly anything
         raise DataError(f"{path} can't be read as a plain .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path} is an archive of arrays, not a plain .npy array")
@@ -101,7 +100,7 @@ def read_npz(request: Request) -> Raw:
             raise DataError(f"{file}: classes must be texts (K,), got {arrays['classes'].dtype}")
         classes = tuple(map(str, arrays["classes"]))
     else:
-        classes = tuple(map(str, range(int(train.labels.max()) + 1)))
+        classes = tuple(map(str, range(_count_classes(train.labels, f"{file}: train labels"))))
     for name, part in parts.items():
         wrong = part.labels[(part.labels < 0) | (part.labels >= len(classes))]
         if len(wrong):
@@ -113,13 +112,14 @@ def read_npz(request: Request) -> Raw:
 def _load_archive(file: Path) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as handle:
+            check_unpacked(file, times=200)
             archive = np.load(handle, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{file} is a single array, not an .npz archive; for .npy files use npy:FOLDER")
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # as above
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file} can't be read as an .npz archive of plain arrays: {error}") from error
@@ -156,6 +156,17 @@ def _check_labels(images: np.ndarray, labels: np.ndarray, images_name: str, labe
         raise DataError(f"{images_name} holds {len(images)} images, but {labels_name} {len(labels)} labels")
     if not images.size:
         raise DataError(f"{images_name} holds no image")
+
+
+def _count_classes(labels: Tensor, where: str) -> int:
+    """The highest label tells how many classes there are; each has an image, so that a stray one is told from it."""
+    count = int(labels.max()) + 1
+    if count > len(labels):
+        raise DataError(
+            f"{where}: label {count - 1} would make {count:,} classes of {len(labels):,} images; labels count classes "
+            "from 0"
+        )
+    return count
 
 
 def _channels_first(images: Tensor, shape: tuple[int, int, int] | None, where: str) -> Tensor:

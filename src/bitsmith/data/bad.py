@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from bitsmith.data.files import chunked, decode
 from bitsmith.data.image import Decoder
+from bitsmith.errors import BitsmithError
 from bitsmith.files import cache_folder, read_json, write_json
 
 
@@ -20,13 +22,14 @@ def find_bad(root: Path, names: np.ndarray, decoder: Decoder) -> dict[int, str]:
     name, size or time changes.
     """
     file = cache_folder() / "bad-images" / f"{_fingerprint(root, names)}.json"
-    if file.exists():
-        known = read_json(file, "delete it to look for them again")
+    with contextlib.suppress(BitsmithError, OSError, ValueError, AttributeError):  # not there, or damaged: look again
+        known = read_json(file, "nothing was looked for yet")
         return {int(index): str(reason) for index, reason in known.items()}
     bad = {}
     for chunk, part in zip(chunked(names), decode(root, chunked(names), decoder), strict=True):
         bad |= {chunk.place + i: reason for i, reason in part.bad.items()}
-    write_json(file, bad)
+    with contextlib.suppress(OSError):  # a cache that can't be written costs the next run a pass over the data
+        write_json(file, bad)
     return bad
 
 

@@ -122,6 +122,13 @@ def _classes(folder: Path) -> tuple[str, ...]:
     found = tuple(entry.name for entry in _folders(folder))
     if not found:
         raise DataError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
+    for name in found:
+        try:
+            name.encode("utf-8")  # which the files do that tell the classes
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the class folder {os.fsencode(folder / name)!r} has a name that isn't UTF-8; rename it"
+            ) from error
     return found
 
 

@@ -50,9 +50,10 @@ def session(
     options.log_severity_level = 4  # what goes wrong is raised
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    source = model if isinstance(model, bytes) else str(model)
     name = "the model" if isinstance(model, bytes) else str(model)
     try:
+        # As bytes, so that no path has to be UTF-8 and nothing beside the file is read.
+        source = model if isinstance(model, bytes) else Path(model).read_bytes()
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise VerifyError(f"onnxruntime can't load {name} at level {level!r}: {_first_line(error)}") from error

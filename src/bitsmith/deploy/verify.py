@@ -26,9 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
-from onnx import ModelProto
 
 from bitsmith.deploy.arithmetic import arithmetic
 from bitsmith.deploy.exposed import expose, first_difference, same
@@ -43,7 +40,8 @@ from bitsmith.deploy.nearness import (
     is_best,
     predictions_of,
 )
-from bitsmith.deploy.onnx_writer import INPUT, OUTPUT
+from bitsmith.deploy.onnx_read import read_onnx
+from bitsmith.deploy.onnx_writer import OUTPUT
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import run
 from bitsmith.deploy.runtime import FLOAT_KERNELS, INTEGER_KERNELS, LEVELS, infer, kernel_nodes, session
@@ -157,7 +155,7 @@ def verify_onnx(
     labels = np.asarray(labels)
     if len(images) == 0 or len(labels) != len(images):
         raise VerifyError(f"verification needs images and as many labels, got {len(images)} and {len(labels)}")
-    exposed = expose(_read(path), program, path)
+    exposed = expose(read_onnx(path, program), program, path)
     reference = run(program, images)
     simulation = simulate(frozen, program, images, batch)
     got = predictions_of(simulation)
@@ -202,7 +200,7 @@ def verify_onnx(
             problems.append(f"level {level!r}: {(~rows).sum()} of {len(images)} images differ; {where}")
     kernels = kernel_nodes(path, threads=threads)
     problems += kernel_problems(kernels, program)
-    stored = _read(path)
+    stored = read_onnx(path, program)
     problems += metadata_problems(stored, program)
     if not program.exact:
         problems += constant_problems(stored, program)
@@ -232,16 +230,3 @@ def verify_onnx(
         problems=tuple(problems),
         predictions=predictions[:, 0] if predictions.shape[1] == 1 else predictions,
     )
-
-
-def _read(path: Path | str) -> ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except OSError as error:
-        raise VerifyError(f"can't read {path}: {error}") from error
-    except DecodeError as error:
-        raise VerifyError(f"{path} is truncated or not an ONNX file") from error
-    signature = [value.name for value in (*model.graph.input, *model.graph.output)]
-    if signature != [INPUT, OUTPUT]:
-        raise VerifyError(f"{path} is damaged or not a file of bitsmith: its inputs and outputs are {signature}")
-    return model

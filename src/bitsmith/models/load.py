@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitsmith.errors import RecipeError
+from bitsmith.files import check_unpacked
 from bitsmith.models.edmips import edmips_resnet18
 from bitsmith.models.importing import FAILURES, import_users
 from bitsmith.models.mobilenet import mobilenet_v2_small
@@ -155,6 +156,8 @@ def _users(spec: str, module_name: str, attribute: str) -> Callable[[int | None]
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
+        if path.exists():
+            check_unpacked(path, times=1)  # torch compresses nothing
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RecipeError(f"the weights {path} don't exist") from error
@@ -162,7 +165,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise RecipeError(f"the weights {path} can't be read: {_reason(error)}; save a plain state_dict") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    ):
         raise RecipeError(f"{path} holds no state_dict (names of tensors); save model.state_dict()")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}

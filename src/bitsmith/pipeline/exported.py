@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitsmith.blueprint import Blueprint
+from bitsmith.blueprint import read_blueprint
 from bitsmith.cost import plan_arena
 from bitsmith.data import Split
 from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
 from bitsmith.deploy.c import CVerification, read_c, verify_c, write_c
-from bitsmith.errors import ExportError, RunError
+from bitsmith.errors import ExportError, RunError, VerifyError
 from bitsmith.quantize import Network, build, freeze
 from bitsmith.train import Metric, load_into, load_state, save_state, write_text
 
@@ -101,12 +102,13 @@ def load(folder: str | Path) -> Network:
         RunError: files missing or damaged.
     """
     files = files_of(folder)
-    try:
-        blueprint = Blueprint.from_json(files.blueprint.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{files.blueprint} is missing; search or export first") from error
+    blueprint = read_blueprint(files.blueprint, "search or export first")
+    state = load_state(files.weights)
+    stored = sum(tensor.numel() for tensor in state.values())
+    if (needed := sum(layer.weights for layer in blueprint.graph.layers)) > stored:  # before so many are allocated
+        raise RunError(f"{files.weights} holds {stored:,} numbers, and {files.blueprint} has {needed:,} weights")
     network = build(blueprint)
-    load_into(network, load_state(files.weights), str(files.weights))
+    load_into(network, state, str(files.weights))
     return network.eval()
 
 
@@ -148,11 +150,13 @@ def verify_c_code(
 ) -> CVerification:
     """Compile the C code of a network and compare it with the integer reference on real inputs.
 
+    Code that lies in a folder is compiled and run only if it is, letter by letter, what is written for the network.
+
     Args:
         split, limit, score: as of `verify`.
 
     Raises:
-        RunError, VerifyError: files missing or damaged, no compiler.
+        RunError, VerifyError: files missing, damaged or changed, no compiler.
     """
     files = files if isinstance(files, Files) else files_of(files)
     network = load(files.folder)
@@ -161,6 +165,14 @@ def verify_c_code(
     images, labels = split.raw(limit)
     code = read_c(files.artefacts["c"].parent)
     arena = plan_arena(network.blueprint.graph)
+    with tempfile.TemporaryDirectory() as fresh:
+        written = write_c(program, arena, Path(fresh), fpu=code.fpu)
+        for file in (code.source, code.source.with_suffix(".h")):
+            if file.read_bytes() != (written.folder / file.name).read_bytes():
+                raise VerifyError(
+                    f"{file} is not what this version of bitsmith writes for the network, so it is not run; export it "
+                    "again"
+                )
     return verify_c(code, program, arena, images, labels, score=_of_arrays(score))
 
 

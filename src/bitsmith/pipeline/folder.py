@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bitsmith.blueprint import Blueprint, Budget
+from bitsmith.blueprint import Blueprint, Budget, read_blueprint
 from bitsmith.errors import BitsmithError, RunError
 from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
@@ -157,22 +157,27 @@ class RunFolder:
                 Budget.parse(text)
         except (TypeError, KeyError, ValueError) as error:
             raise RunError(f"{folder / 'entry.json'} is damaged ({error}); delete it and search again") from error
-        try:
-            text = (folder / "blueprint.json").read_text(encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{folder / 'blueprint.json'} can't be read: {error.strerror}; search again") from error
-        return entry, Blueprint.from_json(text)
+        return entry, read_blueprint(folder / "blueprint.json", "search again")
 
     def entries(self) -> list[tuple[Entry, Blueprint]]:
-        """All entries, in the order in which they were searched.
+        """All entries, in the order of the recipe, in which they are searched; no clock is asked.
 
         Raises:
             RunError: there is none.
         """
-        files = sorted(self.path.glob("*/entry.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+        files = sorted(self.path.glob("*/entry.json"))
         if not files:
             raise RunError(f"{self.path} has no searched network yet; run bitsmith search first")
-        return [self.read_entry(file.parent) for file in files]
+        recipe = self.recipe()
+        lines = [tuple(map(str, budgets)) for budgets in recipe.budget_sets()]
+        names = [*recipe.baselines, *recipe.fixed]
+
+        def place(searched: tuple[Entry, Blueprint]) -> tuple[int, bool, int]:
+            entry, _ = searched
+            line = lines.index(entry.budgets) if entry.budgets in lines else len(lines)
+            return line, entry.kind != "found", names.index(entry.name) if entry.name in names else len(names)
+
+        return sorted((self.read_entry(file.parent) for file in files), key=place)
 
     def history(self, folder: Path) -> History | None:
         """How the network in a folder was trained, or None where it wasn't yet."""
@@ -198,7 +203,10 @@ class RunFolder:
             file.seek(0)
             lines = file.read()
             whole = lines.rfind(b"\n") + 1  # a power cut may leave half a line
-            known = [json.loads(line) | {"seconds": 0} for line in lines[:whole].splitlines()]
+            try:
+                known = [json.loads(line) | {"seconds": 0} for line in lines[:whole].splitlines()]
+            except (ValueError, TypeError, RecursionError) as error:
+                raise RunError(f"{file.name} is damaged ({error}); move it away, a new one is begun") from error
             if json.loads(json.dumps(values)) | {"seconds": 0} not in known:
                 file.truncate(whole)
                 file.write(json.dumps(values).encode() + b"\n")

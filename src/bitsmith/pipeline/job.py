@@ -17,7 +17,7 @@ from bitsmith.blueprint import FLOAT, NetworkGraph
 from bitsmith.capture import capture
 from bitsmith.cost import COSTS, Target, find_target
 from bitsmith.data import DataSet, choose_augment, open_data
-from bitsmith.errors import BitsmithError, BudgetError, CaptureError, DataError, RecipeError, RunError
+from bitsmith.errors import BitsmithError, BudgetError, DataError, RecipeError, RunError
 from bitsmith.models import load_model
 from bitsmith.pipeline import verbs
 from bitsmith.pipeline.folder import RunFolder
@@ -112,7 +112,7 @@ def prepare(run: RunFolder, say: Say = quiet) -> Job:
         values = read_json(graph_file, "the captured network")
         try:
             graph, notes = NetworkGraph.from_dict(values["graph"]), tuple(values["notes"])
-        except (KeyError, TypeError, CaptureError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise RunError(f"{graph_file} is damaged ({error}); delete it to capture the network again") from error
         state = load_state(weights_file)
         if graph.input_shape != task.data.shape:

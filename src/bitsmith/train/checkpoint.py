@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +11,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from bitsmith.errors import RunError
-from bitsmith.files import whole_file
+from bitsmith.files import check_unpacked, whole_file
+
+_DIGEST = "sha256"  # of a file's tensors, in its header: a flipped bit makes other weights, not a damaged file
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, whole or not at all."""
     with whole_file(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        partial.write_bytes(save(plain, metadata={_DIGEST: _sorted_digest(plain)}))  # its own writer wants UTF-8 paths
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -30,7 +34,13 @@ def load_state(path: Path) -> dict[str, Tensor]:
         RunError: the file is missing or damaged.
     """
     try:
-        return load_file(path)
+        data = path.read_bytes()
+        state = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        wanted = header.get("__metadata__", {}).get(_DIGEST)  # files of before it was written have none
+        if wanted is not None and wanted != _sorted_digest(state):
+            raise ValueError("its numbers are not those that were written")
+        return state
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing; train the network first") from error
     except (SafetensorError, OSError, ValueError) as error:
@@ -54,8 +64,24 @@ def digest(state: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in state.items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _sorted_digest(state: Mapping[str, Tensor]) -> str:
+    return digest({name: state[name] for name in sorted(state)})
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse an archive that isn't as torch wrote it: torch's reader compares no checksums, zipfile does.
+
+    Raises:
+        ValueError: it is not whole, changed, or unpacks to more than was ever written.
+    """
+    check_unpacked(path, times=1)
+    with zipfile.ZipFile(path) as archive:
+        if (changed := archive.testzip()) is not None:
+            raise ValueError(f"{changed} is not what was written")
 
 
 def save_checkpoint(values: Mapping[str, Any], path: Path) -> None:
@@ -75,6 +101,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a checkpoint of this version, or not whole")
+        _check_whole(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged file makes torch's reader raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

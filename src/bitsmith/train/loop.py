@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bitsmith.data import Split
-from bitsmith.errors import RunError, TrainingError
+from bitsmith.errors import BitsmithError, RunError, TrainingError
 from bitsmith.train.checkpoint import load_checkpoint, save_checkpoint
 from bitsmith.train.compiling import wanted
 from bitsmith.train.mode import choose_mode, pick_device, saved_mode
@@ -118,8 +118,9 @@ class Loop:
             self.mode = choose_mode(plan, steps=self.steps, device=self.device)
         else:
             assert checkpoint is not None
-            check_same(self.saved, self._settings, checkpoint)
-            self.mode = saved_mode(self.saved, checkpoint, self.device)
+            with _of_this_version(checkpoint):
+                check_same(self.saved, self._settings, checkpoint)
+                self.mode = saved_mode(self.saved, checkpoint, self.device)
         if self.saved is None and self.mode.compile != wanted(plan.compile, steps=self.steps):
             self._say("torch.compile finds no compiler on this machine; nothing is compiled")
         if self.saved is not None and self.mode.threads != torch.get_num_threads():
@@ -133,10 +134,11 @@ class Loop:
         """
         history, at = History(), _Place()
         if self.saved is not None:
-            learner.restore(self.saved["learner"], str(self._checkpoint))
-            history = History(seconds=self.saved["seconds"], curves=self.saved["curves"])
-            at = _Place(**self.saved["place"])
-            _set_random_state(self.saved["random"], self.device)
+            with _of_this_version(self._checkpoint):
+                learner.restore(self.saved["learner"], str(self._checkpoint))
+                history = History(seconds=self.saved["seconds"], curves=self.saved["curves"])
+                at = _Place(**self.saved["place"])
+                _set_random_state(self.saved["random"], self.device)
         began = time.monotonic() - history.seconds
 
         def keep() -> float:
@@ -198,6 +200,20 @@ class Loop:
 
     def _say(self, note: str) -> None:
         self._watch(Event(stage=self._stage, step=0, steps=self.steps, images=0, note=note))
+
+
+@contextmanager
+def _of_this_version(checkpoint: Path | None) -> Iterator[None]:
+    """Inside, whatever a checkpoint of another shape makes go wrong is a RunError that names it."""
+    try:
+        yield
+    except BitsmithError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"the checkpoint {checkpoint} is damaged or of another version of bitsmith ({type(error).__name__}: "
+            f"{error}); delete it to start this stage again"
+        ) from error
 
 
 @dataclass(kw_only=True)

@@ -149,7 +149,9 @@ def compile_harness(files: CFiles, target: Path, compiler: str = "gcc", flags: S
     }
     harness = target.with_suffix(".c")
     harness.write_text(templates.get_template("harness.c.j2").render(values), encoding="utf-8")
-    command = [compiler, *_STANDARD, *flags, f"-I{files.folder}", "-o", str(target), str(harness), str(files.source)]
+    # For "model.h" alone: with -I, a stdint.h that lay in the folder would be taken for the system's.
+    command = [compiler, *_STANDARD, *flags, "-iquote", str(files.folder), "-o", str(target)]
+    command += [str(harness), str(files.source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VerifyError(f"{compiler} refuses {files.source}: {done.stderr.strip()[:1000]}")
