@@ -12,6 +12,7 @@ The public names, in the order of a job:
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
     quantize                                the same from float weights, without training
     export, verify, load                    files that run as integers, and the proof
+    verify_all, verify_against              all files of a network; and a file that others made
     explain                                 what each layer of a trained network gains and costs
     price                                   what a blueprint costs
 """
@@ -22,7 +23,7 @@ from bitsmith.cost import price
 from bitsmith.data import from_loaders, open_data
 from bitsmith.errors import BitsmithError
 from bitsmith.pipeline.explain import explain
-from bitsmith.pipeline.exported import export, load, verify
+from bitsmith.pipeline.exported import export, load, verify, verify_against, verify_all
 from bitsmith.pipeline.verbs import precision_space, quantize, search, train
 from bitsmith.quantize import build
 from bitsmith.search import (
@@ -74,4 +75,6 @@ __all__ = [
     "search",
     "train",
     "verify",
+    "verify_against",
+    "verify_all",
 ]

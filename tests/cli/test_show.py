@@ -71,6 +71,7 @@ def record(*rows):
         notes=[],
         command="",
         latencies=[],
+        speeds=[],
     )
 
 

@@ -57,7 +57,7 @@ class Clock:
                 Measured(
                     calls=np.full(40, whole * self.slower),
                     parts={at: np.full(40, seconds) for at, seconds in parts.items()},
-                    kernels=kernels,
+                    kernels={at: ("kernel",) * count for at, count in kernels.items()},
                 )
             )
         if self.stop_after is not None and self.programs > self.stop_after:
@@ -151,7 +151,7 @@ def test_every_kernel_that_onnxruntime_runs_is_of_a_known_work(data):
     _, [measured] = measure([program], rounds=1, threads=1)
     assert {operator for operator, _ in measured.parts} <= {work.operator for work in works}
     assert len(measured.calls) == 8
-    assert sum(measured.kernels.values()) >= 1
+    assert sum(map(len, measured.kernels.values())) >= 1
 
 
 def test_onnxruntime_measures_a_table_that_sums_to_the_whole_call(tmp_path):

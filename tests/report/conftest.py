@@ -10,12 +10,15 @@ from bitsmith.report import (
     Explained,
     Latency,
     LayerRow,
+    LayerSpeed,
     LayerStep,
     Record,
     Requested,
     Row,
     Sensitivities,
     Sensitivity,
+    Speed,
+    Time,
     Verification,
     advise,
 )
@@ -73,6 +76,21 @@ def make_explained(steps=None, **changes) -> Explained:
     return replace(explained, words=advise(explained))
 
 
+def make_speed() -> Speed:
+    """Every second layer was asked for two bits, one of them gained time."""
+    layers = [
+        LayerSpeed(
+            name=name, weight_bits=8 - 6 * (i % 2), activation_bits=8, kernel="QLinearConv", weight_type="int8",
+            activation_type="uint8", executed_weight_bits=8, executed_activation_bits=8, extra_kernels=i % 3,
+            time=Time(asked=4e-5 if i == 3 else 6e-5, asked_spread=1e-6, eight=6e-5, eight_spread=1e-6),
+            bytes=1000.0 - 700 * (i % 2), bytes_at_eight=1000.0,
+        )
+        for i, name in enumerate(LAYERS)
+    ]  # fmt: skip
+    time = Time(asked=6e-4, asked_spread=1e-5, eight=6e-4, eight_spread=1e-5)
+    return Speed(network="composite-size=20kB", setting="onnxruntime 1.31.1", call=time, rest=time, layers=layers)
+
+
 def make_requested() -> Requested:
     return Requested(network="composite-size=20kB", cost="size", limit=20_000.0, obtained=19_900.0, met=True)
 
@@ -124,6 +142,7 @@ def make_record(**changes) -> Record:
                 setting="onnxruntime 1.31.1, 1 thread",
             )
         ],
+        speeds=[make_speed()],
         requested=[make_requested()],
         verification=[
             Verification(
@@ -144,6 +163,7 @@ def make_record(**changes) -> Record:
         "sensitivities": {folder: it for folder, it in record.sensitivities.items() if folder in folders},
         "explained": {folder: it for folder, it in record.explained.items() if folder in folders},
         "latencies": [line for line in record.latencies if line.network in folders],
+        "speeds": [line for line in record.speeds if line.network in folders],
         "requested": [line for line in record.requested if line.network in folders],
     }
     return replace(record, **(kept | changes))
@@ -168,6 +188,16 @@ def make_hostile(text) -> Record:
             for it in sample.explained.values()
         },
         latencies=[replace(line, network=f"{text}5", setting=text) for line in sample.latencies],
+        speeds=[
+            replace(
+                line, network=f"{text}5", setting=text,
+                layers=[
+                    replace(layer, name=text, kernel=text, weight_type=text, activation_type=text)
+                    for layer in line.layers
+                ],
+            )
+            for line in sample.speeds
+        ],
         requested=[replace(line, network=f"{text}5") for line in sample.requested],
         curves=[Curve(name=text, x_label=text, x=[1.0, 2.0], series={text: [1.0, 2.0]}, limits={text: 1.5})],
         verification=[

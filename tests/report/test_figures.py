@@ -178,7 +178,9 @@ def test_names_are_cut_only_as_far_as_they_stay_different(names):
 
 def test_no_accuracy_is_above_100_percent(record, row):
     made = record(rows=[row(test=1.0), row("uniform", "baseline", 0.97)], requested=[], chosen=[], layers={})
-    (figure,) = accuracy_figures(replace(made, sensitivities={}, explained={}, verification=[], latencies=[]))
+    (figure,) = accuracy_figures(
+        replace(made, sensitivities={}, explained={}, verification=[], latencies=[], speeds=[])
+    )
     low, high = figure.plot["layout"]["yaxis"]["range"]
     assert low < 97
     assert 100 < high <= 100.5  # no room for a tick at 101

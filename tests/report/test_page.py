@@ -100,6 +100,15 @@ def test_long_words_of_a_check_may_wrap(record):
     assert ".compare td.prose { white-space: normal;" in render(record())
 
 
+def test_bits_asked_and_executed_are_shown(record):
+    page = Page(render(record()))
+    shown = " ".join(page.text)
+    assert "Bits asked and bits executed" in shown
+    assert "asked for fewer bits than they run in" in shown
+    assert "bytes and time" in shown
+    assert "Bits asked" not in render(record(speeds=[]))
+
+
 def test_the_marked_front_is_that_of_a_figure(record):
     html = render(record())
     said = re.search(r"no other network here is better in accuracy and (\w+) at once", html)
@@ -109,8 +118,8 @@ def test_the_marked_front_is_that_of_a_figure(record):
 
 def test_empty_parts_are_left_out_or_said(record):
     bare = record(
-        rows=[], chosen=[], layers={}, sensitivities={}, explained={}, latencies=[], curves=[], requested=[],
-        verification=[], notes=[],
+        rows=[], chosen=[], layers={}, sensitivities={}, explained={}, latencies=[], speeds=[], curves=[],
+        requested=[], verification=[], notes=[],
     )  # fmt: skip
     page = Page(render(bare))
     shown = " ".join(page.text)

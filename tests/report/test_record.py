@@ -46,7 +46,7 @@ def test_a_record_comes_back_unchanged(record, tmp_path):
 def test_any_text_and_number_comes_back(tmp_path_factory, title, note, value):
     sample = Record(
         title=title, created="2026-11-20", verdict=note, network={title: value}, data={}, rows=[], chosen=[], layers={},
-        sensitivities={}, explained={}, latencies=[], curves=[], requested=[], verification=[],
+        sensitivities={}, explained={}, latencies=[], speeds=[], curves=[], requested=[], verification=[],
         environment={note: title}, notes=[note], command=title,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("record") / "report.json"

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bitsmith import pipeline
@@ -32,7 +29,7 @@ from bitsmith.cli.options import (
     parse_shape,
     space_section,
 )
-from bitsmith.cli.show import counted, err, out
+from bitsmith.cli.show import counted, counting, out
 from bitsmith.cost.latency import LatencyTable, read_latency_table
 from bitsmith.errors import RecipeError
 from bitsmith.files import read_yaml
@@ -91,7 +88,7 @@ def profile(
             model, shape, output, width, space_section(None, activation_bits, ends, pin), float_input
         )
     known = read_latency_table(out_file).setting.threads if out_file.exists() and threads is None else threads or 1
-    with _bars(quiet or as_json) as watch:
+    with counting(quiet or as_json) as watch:
         if checked:
             table = read_latency_table(out_file)
             rows = _check(table, run, space, random, rounds, seed, watch)
@@ -157,23 +154,6 @@ def _space_of_model(
     template = Blueprint(graph=template.graph, bits=template.bits, input=InputContract() if float_input else pixels)
     at = SpaceSection(**section)
     return precision(template, at.weight_bits, at.activation_bits, ends=at.ends, pins=at.pins)
-
-
-@contextmanager
-def _bars(quiet: bool) -> Iterator[Watch]:
-    if quiet:
-        yield lambda what, done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bars:
-        tasks: dict[str, Any] = {}
-
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(escape(what), total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield watch
 
 
 def _print(rows: list[Latency]) -> None:

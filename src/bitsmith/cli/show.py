@@ -26,6 +26,7 @@ from bitsmith.blueprint import format_cost
 from bitsmith.cost import Target
 from bitsmith.pipeline import Job
 from bitsmith.pipeline.estimate import Estimate, estimate
+from bitsmith.pipeline.profile import Progress as Watch
 from bitsmith.pipeline.reach import Reach
 from bitsmith.report import Record, front_cost, limited_costs, on_front, read_record
 from bitsmith.space import Mobile, Sequences, Space
@@ -122,6 +123,24 @@ def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
                     )
                 )
             bars.update(bar.id, **shown)
+
+        yield watch
+
+
+@contextmanager
+def counting(quiet: bool) -> Iterator[Watch]:
+    """Bars of what is measured, a round at a time."""
+    if quiet:
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, Any] = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(escape(what), total=total)
+            bars.update(tasks[what], completed=done)
 
         yield watch
 

@@ -13,9 +13,15 @@ from bitsmith import pipeline
 from bitsmith.cli.app import app
 from bitsmith.cli.options import AsJson, Device, Folder, Lr, Only, Quiet
 from bitsmith.cli.settings import override
-from bitsmith.cli.show import print_report, progress, say
+from bitsmith.cli.show import counting, print_report, progress, say
+from bitsmith.cli.verified import against_facts, print_against, print_speeds, speed_facts
+from bitsmith.deploy.theirs import Feed
+from bitsmith.errors import RecipeError
 from bitsmith.pipeline import Job, RunFolder
+from bitsmith.pipeline.against import compare_run, read_other
 from bitsmith.pipeline.exported import EXPORTERS
+from bitsmith.pipeline.speed import measure_speeds
+from bitsmith.report import Speed
 from bitsmith.train import read_json
 
 
@@ -53,12 +59,46 @@ def export(
 
 
 @app.command()
-def verify(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None:
+def verify(
+    folder: Folder,
+    against: Annotated[
+        Path | None, typer.Option(help="An ONNX file that others made, to compare with on the same images.")
+    ] = None,
+    feed: Annotated[
+        str | None, typer.Option(help="What it reads: pixels, unit (0 to 1), normalized (as the run), or MEAN/STD.")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="What it reads, NCHW or NHWC, where that can't be seen.")] = None,
+    their_output: Annotated[str | None, typer.Option(help="Which of its outputs, where there are several.")] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Measure what each layer really runs in, and what its bits bought in time.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Prove on test images that the files compute what was trained, layer by layer."""
+    if layout not in (None, "NCHW", "NHWC"):
+        raise RecipeError(f"--layout takes NCHW or NHWC, got {layout!r}")
+    if against is None and (feed, layout, their_output) != (None, None, None):
+        raise RecipeError("--feed, --layout and --their-output are about a file of others: give it by --against FILE")
     job = _opened(folder, quiet or as_json)
+    told = Feed(values=feed, layout=layout, output=their_output)  # pyright: ignore[reportArgumentType] - checked above
+    theirs = None if against is None else read_other(job, against, told)
     fine = pipeline.verify(job, say(quiet or as_json))
+    compared = [] if theirs is None else compare_run(job, theirs)
+    speeds: list[Speed] = []
+    if speed:
+        with counting(quiet or as_json) as watch:
+            speeds = measure_speeds(job.run, watch=watch)
     if as_json:
-        print(json.dumps({"ok": fine, "artefacts": _artefacts(job)}, indent=1))
+        facts: dict[str, Any] = {"ok": fine, "artefacts": _artefacts(job)}
+        if theirs is not None:
+            facts["against"] = [against_facts(entry, found) for entry, found in compared]
+        if speed:
+            facts["speed"] = [speed_facts(found) for found in speeds]
+        print(json.dumps(facts, indent=1))
+    elif not quiet:
+        print_against(compared)
+        print_speeds(speeds)
     if not fine:
         raise typer.Exit(1)
 

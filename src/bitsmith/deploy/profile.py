@@ -18,7 +18,6 @@ import os
 import re
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,12 +50,12 @@ class Measured:
         calls: seconds of each call without profile.
         parts: (operator, "main" or "clip") -> seconds in each undisturbed profiled call, what the profile itself took
             included.
-        kernels: (operator, "main" or "clip") -> how many kernels it is.
+        kernels: (operator, "main" or "clip") -> the kernels it is.
     """
 
     calls: np.ndarray
     parts: Mapping[tuple[str, str], np.ndarray]
-    kernels: Mapping[tuple[str, str], int]
+    kernels: Mapping[tuple[str, str], tuple[str, ...]]
 
 
 def undisturbed(times: np.ndarray) -> np.ndarray:
@@ -233,7 +232,10 @@ def _measured(program: IntegerProgram, runs: list[_Run], calls: np.ndarray) -> M
     for owner, column in zip(owners, np.array([[taken for _, _, taken in run] for run in runs]).T, strict=True):
         parts[owner] += column * 1e-6
     kept = undisturbed(np.sum(list(parts.values()), axis=0))
-    return Measured(calls=calls, parts={owner: times[kept] for owner, times in parts.items()}, kernels=Counter(owners))
+    kernels = {
+        owner: tuple(kernel for of, (_, kernel) in zip(owners, names, strict=True) if of == owner) for owner in parts
+    }
+    return Measured(calls=calls, parts={owner: times[kept] for owner, times in parts.items()}, kernels=kernels)
 
 
 def _owners(program: IntegerProgram, names: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -14,7 +14,11 @@ from bitsmith.blueprint import read_blueprint
 from bitsmith.cost import plan_arena
 from bitsmith.data import Split
 from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
+from bitsmith.deploy.against import Against, compare_with
 from bitsmith.deploy.c import CVerification, read_c, verify_c, write_c
+from bitsmith.deploy.onnx_writer import OUTPUT
+from bitsmith.deploy.runtime import infer, session
+from bitsmith.deploy.theirs import Feed, Layout, read_theirs
 from bitsmith.errors import ExportError, RunError, VerifyError
 from bitsmith.quantize import Network, build, freeze
 from bitsmith.train import Metric, load_into, load_state, save_state, write_text
@@ -174,6 +178,77 @@ def verify_c_code(
                     "again"
                 )
     return verify_c(code, program, arena, images, labels, score=_of_arrays(score))
+
+
+def verify_against(
+    files: Files | str | Path,
+    other: str | Path,
+    split: Split,
+    *,
+    values: str | None = None,
+    layout: Layout | None = None,
+    output: str | None = None,
+    limit: int | None = None,
+) -> Against:
+    """Compare the ONNX file of a network with a file that others made, on the same images.
+
+    The other file is any classifier in ONNX. It runs in a process of its own.
+
+    Args:
+        other: the file.
+        split: labeled inputs, as of `verify`, of which at most `limit` are taken.
+        values: what its input's numbers mean, where these aren't raw pixels: "pixels", "unit" (0 to 1), "normalized"
+            (by the mean and std of the data), or "MEAN/STD", such as "0.485,0.456,0.406/0.229,0.224,0.225".
+        layout: "NCHW" or "NHWC", where the shape of its input doesn't tell.
+        output: which of its outputs, where it gives several.
+
+    Raises:
+        RunError, VerifyError: files missing or damaged; a file of others that can't be run, or of which something has
+            to be told that wasn't.
+
+    Example:
+        >>> bs.verify_against("run/", "resnet8_float.onnx", data.test, values="normalized")  # doctest: +SKIP
+        Against(file='resnet8_float.onnx', reads='pixels / 255, normalized as the run's data are, float32, NCHW', ...)
+    """
+    files = files if isinstance(files, Files) else files_of(files)
+    network = load(files.folder)
+    assert network.blueprint is not None
+    shape = network.blueprint.graph.input_shape
+    feed = Feed(values=values, layout=layout, output=output)
+    theirs = read_theirs(other, shape, network.blueprint.input, feed)
+    program = lower(freeze(network, network.blueprint), network.blueprint)
+    images, labels = split.raw(limit)
+    outputs = infer(session(files.artefacts["onnx"]), images, [OUTPUT])[0]
+    return compare_with(theirs, theirs.run(images)[0], program, outputs, images, labels)
+
+
+def verify_all(
+    files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
+) -> dict[str, Verification | CVerification]:
+    """Verify every artefact that was exported: format -> what was found.
+
+    Args:
+        split, limit, score: as of `verify`.
+
+    Raises:
+        RunError, VerifyError: nothing was exported; as of `verify` and of the others.
+
+    Example:
+        >>> {name: found.ok for name, found in bs.verify_all("run/", data.test).items()}  # doctest: +SKIP
+        {'onnx': True, 'c': True}
+    """
+    files = files if isinstance(files, Files) else files_of(files)
+    there = [name for name in EXPORTERS if name in files.artefacts and files.artefacts[name].exists()]
+    if not there:
+        raise RunError(f"{files.folder} holds no exported file; export first")
+    return {name: VERIFIERS[name](files, split, limit=limit, score=score) for name in there}
+
+
+# Format -> what verifies a file of it; every format that is written has one.
+VERIFIERS: dict[str, Callable[..., Verification | CVerification]] = {
+    "onnx": verify,
+    "c": verify_c_code,
+}
 
 
 def _of_arrays(score: Metric | None) -> Callable[[np.ndarray, np.ndarray], float] | None:

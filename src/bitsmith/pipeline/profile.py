@@ -276,10 +276,10 @@ def _entries(
             at = (operator, part) if (operator, part) in works else (operator, "main")
             assert at in works, f"operator {operator!r} runs kernels but is no work"
             times[at] = times[at] + seconds
-            kernels[at] += took.kernels[operator, part]
+            kernels[at] += len(took.kernels[operator, part])
         left = typical(took.calls) - call - sum(1e-9 * found[key].nanoseconds for key in works.values() if key in found)
         new = [at for at, key in works.items() if key not in found]
-        cost = _profile_cost([times[at].mean() for at in new], [kernels[at] for at in new], left)
+        cost = profile_cost([times[at].mean() for at in new], [kernels[at] for at in new], left)
         occurrences: dict[str, list[np.ndarray]] = {}
         for at in new:
             occurrences.setdefault(works[at], []).append(times[at] - cost * kernels[at])
@@ -287,7 +287,7 @@ def _entries(
     return found, [fingerprint(blueprint) for blueprint in blueprints]
 
 
-def _profile_cost(profiled: Sequence[float], kernels: Sequence[int], left: float) -> float:
+def profile_cost(profiled: Sequence[float], kernels: Sequence[int], left: float) -> float:
     """c of `_entries`; 0 where even the profiled times are less than what is left."""
     times, counts = np.array(profiled), np.array(kernels)
     low, high = 0.0, float(times.max(initial=0.0))

@@ -20,6 +20,7 @@ from bitsmith.pipeline.latencies import check_run, read_latencies
 from bitsmith.pipeline.machine import environment
 from bitsmith.pipeline.notes import caution, notes
 from bitsmith.pipeline.post import NOT_TRAINED
+from bitsmith.pipeline.speed import read_speeds
 from bitsmith.pipeline.traits import blueprint_arithmetic, meets, summarize_bits
 from bitsmith.quantize import float_blueprint
 from bitsmith.report import (
@@ -99,6 +100,7 @@ def summarize(job: Job) -> Record:
         notes=notes(job, entries),
         command=recipe.command,
         latencies=read_latencies(run) if job.target.latency else [],
+        speeds=read_speeds(run),
     )
 
 

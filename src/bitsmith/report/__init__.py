@@ -7,6 +7,7 @@ from bitsmith.report.latency import Latency, median_error
 from bitsmith.report.page import write_report
 from bitsmith.report.parts import Curve, LayerRow, Requested, Row, Sensitivities, Sensitivity, Verification
 from bitsmith.report.record import SCHEMA, Record, read_record
+from bitsmith.report.speed import LayerSpeed, Speed, Time
 from bitsmith.report.verdict import verdict
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "Explained",
     "Latency",
     "LayerRow",
+    "LayerSpeed",
     "LayerStep",
     "Record",
     "Requested",
     "Row",
     "Sensitivities",
     "Sensitivity",
+    "Speed",
+    "Time",
     "Verification",
     "advise",
     "front_cost",

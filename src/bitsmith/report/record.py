@@ -27,8 +27,9 @@ from bitsmith.report.parts import (
     Sensitivities,
     Verification,
 )
+from bitsmith.report.speed import Speed
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,7 @@ class Record:
         sensitivities: folder of a row -> what its search measured, where it did.
         explained: folder of a row -> what each of its layers gains and costs, where that was measured.
         latencies: of exported networks, where the target has a measured table.
+        speeds: of exported networks, where these were measured.
         environment: versions, machine, seeds.
         command: what was typed.
 
@@ -72,6 +74,7 @@ class Record:
     notes: list[str]
     command: str
     latencies: list[Latency]
+    speeds: list[Speed]
 
     __pydantic_config__ = STRICT
 
@@ -80,7 +83,7 @@ class Record:
         if len(set(folders)) < len(folders):
             raise RunError(f"two rows can't share a folder: {sorted(folders)}")
         spoken_of = (*self.chosen, *self.layers, *self.sensitivities, *self.explained)
-        for folder in (*spoken_of, *(line.network for line in (*self.requested, *self.latencies))):
+        for folder in (*spoken_of, *(line.network for line in (*self.requested, *self.latencies, *self.speeds))):
             if folder not in folders:
                 raise RunError(f"network {folder!r} is none of the rows {sorted(folders)}")
         metrics = {row.metric for row in self.rows}
