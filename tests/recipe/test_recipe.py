@@ -121,7 +121,7 @@ def test_what_is_not_said_suits_the_target():
     assert space("onnx").weight_bits == (2, 3, 4, 8)
     assert space("mpic").weight_bits == (2, 4, 8)
     assert space("mpic", weight_bits=[2, 3]).weight_bits == (2, 3)  # asked for: refused later, never changed
-    assert space("ethos-u").weight_bits == (8,)
+    assert space("ethos-u").activation_bits == (8,)
     assert space("hls4ml").quantizer == "lsq-pow2"
     assert space("hls4ml", quantizer="lsq").quantizer == "lsq"
     suited = suited_space(find_target("onnx"))

@@ -1,8 +1,7 @@
 """ONNX files that others made: read without trust, fed as they want to be, run in a process of their own.
 
-Only what a classifier of images needs is taken: one input, outputs with a row per image. Weights outside the file are
-refused, as a file could name any file of the reader's. What can't be read from the file itself (what its numbers mean,
-where height and channels can't be told apart) has to be told.
+A classifier of images has one input and outputs with a row per image. Weights outside the file are refused, as it could
+name any file of the reader's. What the file doesn't say (what its numbers mean) has to be told.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from bitsmith.cost import find_target
 from bitsmith.data import DataSet
 from bitsmith.deploy import Verification
-from bitsmith.deploy.c import SELFTEST, CVerification
+from bitsmith.deploy.c import CVerification
+from bitsmith.deploy.tflite import TfliteVerification, compile_with_vela, vela_missing
 from bitsmith.errors import BitsmithError, ExportError, RunError, VerifyError
 from bitsmith.pipeline import exported
 from bitsmith.pipeline.folder import RunFolder
@@ -23,6 +24,8 @@ from bitsmith.pipeline.post import NOT_TRAINED
 from bitsmith.pipeline.traits import blueprint_arithmetic, is_integer
 from bitsmith.quantize import Network
 from bitsmith.train import evaluate, infer, write_json
+
+_IMAGES = 256  # validation images that exporters take
 
 
 def export(
@@ -38,7 +41,7 @@ def export(
     Args:
         formats: which; by default ONNX and what else its target takes.
         fpu: whether C code may compute scales in float32.
-        data: the run's, where it is open already; the self-test of C code takes validation images.
+        data: the run's, where it is open already; C code and TFLite files take some of its validation images.
 
     Raises:
         ExportError: an unknown format, no floating point without C code, a network that a format can't hold.
@@ -47,7 +50,7 @@ def export(
     formats = formats_of(run) if formats is None else tuple(formats)
     if not fpu and "c" not in formats:
         raise ExportError(f"--no-fpu is about C code, and the formats are {', '.join(formats)}; export --to onnx,c")
-    images = _selftest_images(run, data, say) if "c" in formats else None
+    images = _images(run, data, say) if {"c", "tflite"} & set(formats) else None
     with locked(run.path):
         for entry, blueprint in run.entries():
             folder = run.folder(entry)
@@ -64,6 +67,8 @@ def export(
             )
             for name, path in files.artefacts.items():
                 mark = "" if trained else f", {NOT_TRAINED}"
+                if name == "tflite":
+                    say(f"{entry.title}: {describe_vela(path)}")
                 if not is_integer(blueprint):
                     mark += f", {blueprint_arithmetic(blueprint)}"
                 say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
@@ -75,10 +80,11 @@ def formats_of(run: RunFolder) -> tuple[str, ...]:
     return ("onnx", *(name for name in target.formats if name in exported.EXPORTERS and name != "onnx"))
 
 
-def _selftest_images(run: RunFolder, data: DataSet | None, say: Say) -> np.ndarray | None:
+def _images(run: RunFolder, data: DataSet | None, say: Say) -> np.ndarray | None:
+    """Validation images for the self-test of C code and for the range of a TFLite file's logits."""
     try:
         data = open_task(run.recipe()).data if data is None else data
-        return data.validation.raw(SELFTEST)[0]
+        return data.validation.raw(_IMAGES)[0]
     except BitsmithError as error:
         say(f"the data can't be read, so the self-test of C code takes images of noise: {error}")
         return None
@@ -105,12 +111,13 @@ def _verify(job: Job, say: Say) -> bool:
         found: dict[str, Any] = {"test": checked.score, "source": "onnx", "checks": [values]}
         say(f"{entry.title}: {describe(checked, job.task.metric_name)}")
         write_json(folder / "verification.json", found)  # kept whatever becomes of the C code
-        if (folder / exported.C_FOLDER / "model.c").exists():
-            check, said = _check_c(job, folder)
-            fine = fine and check["ok"]
-            found["checks"].append(check)
-            say(f"{entry.title}: {said}")
-            write_json(folder / "verification.json", found)
+        for name, check_other in _OTHERS.items():
+            if exported.files_of(folder).artefacts[name].exists():
+                check, said = check_other(job, folder)
+                fine = fine and check["ok"]
+                found["checks"].append(check)
+                say(f"{entry.title}: {said}")
+                write_json(folder / "verification.json", found)
     floats = float_state(job)
     if floats is not None:
         network = float_network(job, floats)
@@ -133,6 +140,28 @@ def _check_c(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
     values = dataclasses.asdict(code)
     del values["predictions"]
     return check | values | {"equal_images": {"gcc": code.equal_images}, "ok": code.ok}, describe_c(code)
+
+
+def _check_tflite(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
+    """The TFLite file's entry among the checks, with Vela's figures where it is installed, and a sentence."""
+    path = exported.files_of(folder).artefacts["tflite"]
+    check: dict[str, Any] = {"artefact": path.name, "float_layers": 0}
+    test, limit, score = job.task.data.test, job.recipe.verify_images, job.task.score
+    try:
+        found = exported.verify_tflite_file(folder, test, limit=limit, score=score)
+    except VerifyError as error:
+        unknown = {"images": 0, "equal_images": {"xnnpack": 0}, "accuracy": None, "score": None}
+        failed = {"integer_layers": 0, "first_difference": None, "problems": [str(error)], "ok": False}
+        return check | unknown | failed, f"TFLite file NOT VERIFIED: {error}"
+    values = dataclasses.asdict(found)
+    del values["predictions"]
+    vela = describe_vela(path)
+    facts = {"ok": found.ok, "differing": found.differing, "vela": vela, "words": describe_tflite(found)}
+    return check | values | facts, f"{facts['words']}; {vela}"
+
+
+# Format -> the check of its file, beside the ONNX file's, which every network has.
+_OTHERS: dict[str, Callable[[Job, Path], tuple[dict[str, Any], str]]] = {"c": _check_c, "tflite": _check_tflite}
 
 
 def _test_in_torch(job: Job, network: Network, folder: Path) -> float:
@@ -165,6 +194,35 @@ def describe_c(checked: CVerification) -> str:
     return (
         f"C code verified on {checked.images:,} images, {100 * checked.accuracy:.2f} %, "
         f"{checked.differing_outputs} outputs differ from the reference's"
+    )
+
+
+def describe_tflite(checked: TfliteVerification) -> str:
+    """The verification of a TFLite file in a sentence."""
+    if not checked.ok:
+        return f"TFLite file NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
+    counts = ", ".join(f"{count:,} of {size:,} ({name})" for name, (count, size) in checked.differing.items())
+    return (
+        f"TFLite file verified on {checked.images:,} images, {100 * checked.accuracy:.2f} %, "
+        f"{100 * checked.agreement:.2f} % of classes are the reference's; operator by operator, by at most one level "
+        f"differ {counts}"
+    )
+
+
+def describe_vela(path: Path) -> str:
+    """What Vela makes of a TFLite file, in words, or why that isn't known."""
+    missing = vela_missing()
+    if missing is not None:
+        return missing
+    try:
+        found = compile_with_vela(path)
+    except ExportError as error:
+        return str(error)
+    left = f", {found.cpu_operators} operators left to the CPU" if found.cpu_operators else ""
+    flash, sram = found.flash / 1000, found.sram / 1000
+    return (
+        f"Vela {found.vela} on {found.accelerator}: flash {flash:.4g} kB, SRAM {sram:.4g} kB, "
+        f"{found.cycles:,} cycles, {1000 * found.seconds:.3g} ms{left}"
     )
 
 

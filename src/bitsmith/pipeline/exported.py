@@ -18,12 +18,13 @@ from bitsmith.deploy.against import Against, compare_with
 from bitsmith.deploy.c import CVerification, read_c, verify_c, write_c
 from bitsmith.deploy.onnx_writer import OUTPUT
 from bitsmith.deploy.runtime import infer, session
+from bitsmith.deploy.tflite import TfliteVerification, verify_tflite, write_tflite
 from bitsmith.deploy.theirs import Feed, Layout, read_theirs
 from bitsmith.errors import ExportError, RunError, VerifyError
 from bitsmith.quantize import Network, build, freeze
 from bitsmith.train import Metric, load_into, load_state, save_state, write_text
 
-EXPORTERS = ("onnx", "c")
+EXPORTERS = ("onnx", "c", "tflite")
 C_FOLDER = "c"
 
 
@@ -60,7 +61,8 @@ def export(
     Args:
         properties: what the ONNX file's metadata says besides its own: {"training": "post-training (not trained)"}.
         fpu: whether C code may compute scales in float32.
-        images: for the self-test of C code, as `Split.raw` gives them; without them it takes images of noise.
+        images: for the self-test of C code and the range of a TFLite file's logits, as `Split.raw` gives them; without
+            them images of noise are taken.
 
     Raises:
         ExportError: an unknown format, or a network that can't be lowered.
@@ -82,6 +84,8 @@ def export(
     for name in formats:
         if name == "onnx":
             artefacts[name] = write_onnx(program, folder / "model.onnx", properties)
+        elif name == "tflite":
+            artefacts[name] = write_tflite(program, folder / "model.tflite", images)
         else:
             arena = plan_arena(blueprint.graph)
             artefacts[name] = write_c(program, arena, folder / C_FOLDER, images=images, fpu=fpu).source
@@ -95,7 +99,11 @@ def files_of(folder: str | Path) -> Files:
         folder=folder,
         blueprint=folder / "blueprint.json",
         weights=folder / "network.safetensors",
-        artefacts={"onnx": folder / "model.onnx", "c": folder / C_FOLDER / "model.c"},
+        artefacts={
+            "onnx": folder / "model.onnx",
+            "c": folder / C_FOLDER / "model.c",
+            "tflite": folder / "model.tflite",
+        },
     )
 
 
@@ -222,9 +230,28 @@ def verify_against(
     return compare_with(theirs, theirs.run(images)[0], program, outputs, images, labels)
 
 
+def verify_tflite_file(
+    files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
+) -> TfliteVerification:
+    """Compare the TFLite file of a network with the integer reference on real inputs, in LiteRT.
+
+    Args:
+        split, limit, score: as of `verify`.
+
+    Raises:
+        RunError, VerifyError: files missing or damaged, no LiteRT.
+    """
+    files = files if isinstance(files, Files) else files_of(files)
+    network = load(files.folder)
+    assert network.blueprint is not None
+    program = lower(freeze(network, network.blueprint), network.blueprint)
+    images, labels = split.raw(limit)
+    return verify_tflite(files.artefacts["tflite"], program, images, labels, score=_of_arrays(score))
+
+
 def verify_all(
     files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
-) -> dict[str, Verification | CVerification]:
+) -> dict[str, Verification | CVerification | TfliteVerification]:
     """Verify every artefact that was exported: format -> what was found.
 
     Args:
@@ -245,9 +272,10 @@ def verify_all(
 
 
 # Format -> what verifies a file of it; every format that is written has one.
-VERIFIERS: dict[str, Callable[..., Verification | CVerification]] = {
+VERIFIERS: dict[str, Callable[..., Verification | CVerification | TfliteVerification]] = {
     "onnx": verify,
     "c": verify_c_code,
+    "tflite": verify_tflite_file,
 }
 
 

@@ -10,6 +10,7 @@ NAME/                      one folder per low-precision network ("entry"):
     network.safetensors, training.json
     post_training.json     in place of training.json, or beside it, where the network was quantized without training
     model.onnx
+    model.tflite           where it was asked for
     c/                     model.h, model.c, selftest.c, example.c, Makefile, where C code was asked for
     verification.json, outcomes.safetensors    what the file predicts of every test image, for comparisons
     speed.json             what each layer really runs in, where it was measured

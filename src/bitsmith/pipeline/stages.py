@@ -222,7 +222,14 @@ def change_lr(run: RunFolder, lr: float) -> None:
 
 def _keep_training(folder: Path, state: dict[str, Tensor], history: History) -> None:
     """Write weights, then training.json, which says that the training is done; files of other weights go first."""
-    for stale in ("model.onnx", "verification.json", "outcomes.safetensors", "explain.json"):
+    for stale in (
+        "model.onnx",
+        "verification.json",
+        "outcomes.safetensors",
+        "explain.json",
+        "model.tflite",
+        "speed.json",
+    ):
         (folder / stale).unlink(missing_ok=True)
     if (folder / C_FOLDER).exists():
         shutil.rmtree(folder / C_FOLDER)

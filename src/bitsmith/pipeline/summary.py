@@ -298,6 +298,8 @@ def _level(check: Mapping[str, Any], blueprint: Blueprint) -> str:
     """What "equal" means of a file."""
     if not check["images"]:
         return f"not run: {'; '.join(check['problems'])}"
+    if "words" in check:
+        return f"{check['words']}; {check['vela']}"
     if check.get("fpu") is False:
         return f"bit-identical with its fixed point; {100 * check['agreement']:.2f} % of classes are the reference's"
     if check.get("exact", True):  # older files know of nothing else

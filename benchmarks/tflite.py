@@ -1,0 +1,90 @@
+"""ResNet-8 as int8 TFLite at several bits of weights: numbers that differ from ours, and what Vela makes of the file.
+
+    python -m benchmarks.tflite             all
+    python -m benchmarks.tflite --quick     fewer images
+
+Weights are random and activation ranges calibrated on random images, as in `benchmarks.deploy`, so that nothing is said
+of accuracy. Differences are counted operator by operator on eight images, classes on all. Sizes are in bytes; trained
+weights may compress better or worse than random ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.deploy import CONTRACT, SEED, make_blueprint
+from benchmarks.result import write_result
+from bitsmith.blueprint import Bits
+from bitsmith.capture import capture
+from bitsmith.cost import exact
+from bitsmith.data import TensorSplit
+from bitsmith.deploy import lower
+from bitsmith.deploy.tflite import compile_with_vela, vela_missing, verify_tflite, write_tflite
+from bitsmith.models import load_model
+from bitsmith.quantize import build, freeze
+from bitsmith.train import calibrate
+
+INNER = (8, 4, 3, 2, 1)
+
+
+def main() -> None:
+    """Measure and write the result."""
+    quick = "--quick" in sys.argv[1:]
+    torch.set_num_threads(1)
+    started = time.process_time()
+    shape = (3, 32, 32)
+    module, _ = load_model("resnet8", classes=10, shape=shape, seed=SEED)
+    captured = capture(module, shape)
+    images = np.random.default_rng(SEED).integers(0, 256, (100 if quick else 1000, *shape), np.uint8)
+    split = TensorSplit(
+        images=torch.from_numpy(images), labels=torch.zeros(len(images), dtype=torch.int64), contract=CONTRACT
+    )
+    rows: list[dict[str, Any]] = []
+    for bits in INNER:
+        blueprint = make_blueprint(captured.graph, Bits(weight=bits, activation=8))
+        network = build(blueprint)
+        network.load_float(captured.state)
+        calibrate(network, split, batches=1, batch_size=100, seed=SEED)
+        program = lower(freeze(network.eval(), blueprint), blueprint)
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_tflite(program, Path(folder) / "n.tflite", images[:256])
+            found = verify_tflite(file, program, images, split.labels.numpy())
+            row: dict[str, Any] = {
+                "name": f"w{bits}a8",
+                "images": len(images),
+                "problems": list(found.problems),
+                "differing": {name: list(counts) for name, counts in found.differing.items()},
+                "largest_levels": {name: max(gap.largest[name] for gap in found.operators) for name in found.differing},
+                "equal_images_xnnpack": found.equal_images["xnnpack"],
+                "same_class": found.agreement,
+                "file_bytes": file.stat().st_size,
+                "priced_size": exact("size", blueprint.graph, blueprint.bits),
+                "priced_ram": exact("ram", blueprint.graph, blueprint.bits),
+            }
+            if vela_missing() is None:
+                row["vela"] = dataclasses.asdict(compile_with_vela(file))
+        rows.append(row)
+        print(row, flush=True)
+    flash = {row["name"]: row["vela"]["flash"] for row in rows if "vela" in row}
+    path = write_result(
+        "tflite",
+        ratios={f"{name} Vela's flash against w8a8's": round(of / flash["w8a8"], 4) for name, of in flash.items()},
+        rows=rows,
+        settings={"batch": 1, "model": "resnet8", "ends": 8},
+        seed=SEED,
+        core_hours=(time.process_time() - started) / 3600,
+        quick=quick,
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
