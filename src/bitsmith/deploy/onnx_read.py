@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from bitsmith.deploy.onnx_file import to_onnx
 from bitsmith.deploy.onnx_writer import INPUT, OUTPUT
-from bitsmith.deploy.program import IntegerProgram
 from bitsmith.errors import VerifyError
 
 # As much more than the network's own file may a file hold.
@@ -28,14 +27,16 @@ _HARMLESS = frozenset(
 )
 
 
-def read_onnx(path: Path | str, program: IntegerProgram) -> ModelProto:
-    """The model in a file that should hold a program.
+def read_onnx(path: Path | str, right: ModelProto) -> ModelProto:
+    """The model in a file that should hold another.
+
+    Args:
+        right: as `to_onnx` makes it of the program that the file should hold.
 
     Raises:
         VerifyError: the file can't be read, is damaged, or is not one that bitsmith could have written for the program:
             its size, its operators, or data outside of it.
     """
-    right = to_onnx(program)
     model = _parsed(path, _TIMES * right.ByteSize() + _BYTES)
     signature = [value.name for value in (*model.graph.input, *model.graph.output)]
     if signature != [INPUT, OUTPUT]:
@@ -54,6 +55,8 @@ def read_onnx(path: Path | str, program: IntegerProgram) -> ModelProto:
             numpy_helper.to_array(tensor)
         except Exception as error:  # of a damaged tensor nearly anything is raised
             raise VerifyError(f"{path} is damaged: the constant {tensor.name!r:.60} can't be read ({error})") from error
+    if _made(model) > _TIMES * _made(right):
+        raise VerifyError(f"{path} is not a file of bitsmith: it makes larger tensors than the network has")
     return model
 
 
@@ -83,6 +86,13 @@ def _graphs(node: NodeProto) -> bool:
 def _joined(nodes: Iterable[NodeProto]) -> int:
     """What all concatenations read: x joined with itself, again and again, is as large as one likes."""
     return sum(len(node.input) for node in nodes if node.op_type == "Concat")
+
+
+def _made(model: ModelProto) -> float:
+    """How many numbers come out of nothing: ours are the weights of average pools."""
+    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = [node for node in _nodes(model) if node.op_type == "ConstantOfShape"]
+    return sum(float(np.prod(shapes.get(node.input[0], np.inf), dtype=np.float64)) for node in makers)
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:

@@ -40,6 +40,7 @@ from bitsmith.deploy.nearness import (
     is_best,
     predictions_of,
 )
+from bitsmith.deploy.onnx_file import to_onnx
 from bitsmith.deploy.onnx_read import read_onnx
 from bitsmith.deploy.onnx_writer import OUTPUT
 from bitsmith.deploy.program import IntegerProgram
@@ -155,7 +156,8 @@ def verify_onnx(
     labels = np.asarray(labels)
     if len(images) == 0 or len(labels) != len(images):
         raise VerifyError(f"verification needs images and as many labels, got {len(images)} and {len(labels)}")
-    exposed = expose(read_onnx(path, program), program, path)
+    right = to_onnx(program)
+    exposed = expose(read_onnx(path, right), program, path)
     reference = run(program, images)
     simulation = simulate(frozen, program, images, batch)
     got = predictions_of(simulation)
@@ -200,7 +202,7 @@ def verify_onnx(
             problems.append(f"level {level!r}: {(~rows).sum()} of {len(images)} images differ; {where}")
     kernels = kernel_nodes(path, threads=threads)
     problems += kernel_problems(kernels, program)
-    stored = read_onnx(path, program)
+    stored = read_onnx(path, right)
     problems += metadata_problems(stored, program)
     if not program.exact:
         problems += constant_problems(stored, program)

@@ -31,7 +31,9 @@ def _budget_lines(value: Any) -> Any:
     if isinstance(value, str):
         value = [value]
     lines = [[line] if isinstance(line, str) else line for line in value] if isinstance(value, list) else value
-    if not isinstance(lines, list) or not all(isinstance(text, str) for line in lines for text in line):
+    if not isinstance(lines, list) or not all(isinstance(line, list) for line in lines):
+        return lines  # refused by its type
+    if not all(isinstance(text, str) for line in lines for text in line):
         return lines  # refused by its type
     if not lines or not all(lines):
         raise ValueError("give at least one budget, such as size=20kB")
