@@ -37,7 +37,7 @@ def test_c_code_is_part_of_a_run_on_target_c(bitsmith, own, trained, monkeypatch
     image, _ = bs.open_data("digits").validation.raw(1)
     pixels = ", ".join(map(str, image.reshape(-1)))
     assert pixels in re.sub(r"\s+", " ", (folder / "selftest.c").read_text())
-    assert "that were given" in (folder / "model.h").read_text()
+    assert "that were given" in (folder / "selftest.c").read_text()
 
     # Export by itself writes both too; without floating point only where C code is written.
     bitsmith("export", "q", "--no-fpu", cwd=own)
@@ -73,7 +73,7 @@ def test_data_that_is_gone_leaves_noise_and_is_said(bitsmith, own, trained, monk
     monkeypatch.setattr("bitsmith.pipeline.artefacts.open_task", gone)
     said = " ".join(bitsmith("export", "q", "--to", "onnx,c", cwd=own).stderr.split())
     assert "takes images of noise: no such folder" in said
-    assert all("noise, as no others were given" in f.read_text() for f in (own / "q").glob("*/c/model.h"))
+    assert all("noise, as no others were given" in f.read_text() for f in (own / "q").glob("*/c/selftest.c"))
 
 
 def test_no_c_code_of_other_weights_stays(tmp_path):
