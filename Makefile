@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: demo test test-all check install browser clean
+.PHONY: demo test test-all check audit install browser clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("bitsmith needs Python 3.11 or later; set PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -30,12 +30,13 @@ browser:
 		|| echo "The package chromium could not be installed; the tests of the report in a browser will be skipped."; \
 	fi
 
-# Format, lint, types, import rules and tests with reduced counts.
+# Format, lint, types, import rules, known dangers and tests with reduced counts.
 check: $(INSTALLED) browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src benchmarks
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test: check
@@ -43,6 +44,12 @@ test: check
 # The same tests with full counts.
 test-all: $(INSTALLED) browser
 	BITSMITH_TESTS=full $(BIN)/python -m pytest -n auto --dist loadfile --timeout 3600
+
+# Known vulnerabilities of the pinned versions; asks pypi.org's database over the network, which check must not need.
+audit: $(INSTALLED)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf .venv runs build dist

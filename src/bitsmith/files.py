@@ -41,6 +41,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk shows while a file is written
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 the input can't be used, a budget can't be met or a file i
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import sys
 import warnings
@@ -56,6 +58,9 @@ def main() -> None:
     # Libraries talk to developers by warnings; what users must know, we say ourselves.
     warnings.filterwarnings("ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):  # a terminal of ASCII, or a path that is no text: "\\u2026", not the end
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BitsmithError as error:
@@ -65,7 +70,8 @@ def main() -> None:
     except MemoryError:
         sys.exit(_fail("out of memory; use a smaller batch size", 1))
     except OSError as error:
-        sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1))
+        way = "; free some space, then the same command goes on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ") + way, 1))
 
 
 def _fail(message: str, code: int) -> int:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, inliner
 
 from bitsmith.deploy.functions import OPSET
@@ -33,6 +32,7 @@ from bitsmith.deploy.onnx_writer import tensor_name
 from bitsmith.deploy.operators import Conv
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.runtime import session
+from bitsmith.deploy.silent import onnxruntime as ort
 from bitsmith.errors import RunError
 
 _Run = list[tuple[str, str, float]]  # (node, kernel, microseconds) in order

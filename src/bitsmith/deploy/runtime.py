@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
+from bitsmith.deploy.silent import onnxruntime as ort
 from bitsmith.errors import VerifyError
 
 LEVELS: dict[str, ort.GraphOptimizationLevel] = {

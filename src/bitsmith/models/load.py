@@ -183,12 +183,18 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         for name, value in state.items()
         if name in own and value.shape != own[name].shape
     ]
+    infinite = [name for name, value in state.items() if not value.isfinite().all()]
     # num_batches_tracked counts batches and doesn't change what a network computes; old files lack it.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
     problems = [
         f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", wrong),
+            ("NaN or infinite", infinite),
+        )
         if names
     ]
     if problems:

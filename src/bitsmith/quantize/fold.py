@@ -232,6 +232,9 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
     Raises:
         ExportError: a layer holds numbers that are not finite.
     """
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ExportError(f"{name} holds numbers that are not finite; train the network again")
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     for node in network.graph.nodes:
         if node.op not in ("conv", "linear", "affine") or node.shares:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -86,8 +87,10 @@ def _check_whole(path: Path) -> None:
 
 def save_checkpoint(values: Mapping[str, Any], path: Path) -> None:
     """Write a training checkpoint (tensors and plain values), whole or not at all."""
+    written = io.BytesIO()  # where a disk is full, torch's own writer ends in an error that doesn't say so
+    torch.save(dict(values), written)
     with whole_file(path) as partial:
-        torch.save(dict(values), partial)
+        partial.write_bytes(written.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
