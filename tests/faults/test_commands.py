@@ -260,6 +260,19 @@ def test_locale_c_and_no_home(run, finished):
     assert b"elemetry" not in done.stderr  # which onnxruntime would complain about that it can't keep without a home
 
 
+def test_memory_that_is_not_there(run, monkeypatch):
+    """More than any machine has, as a batch that is too large asks for: one message; another error stays itself."""
+    monkeypatch.setattr("bitsmith.pipeline.verify", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    assert command("verify", run, "--quiet") == (
+        1,
+        "out of memory; take a smaller batch_size (the recipe's train, float_plan and method.plan have one each), or a "
+        "smaller input",
+    )
+    monkeypatch.setattr("bitsmith.pipeline.verify", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        command("verify", run, "--quiet")
+
+
 def test_onnxruntime_reports_to_nobody():
     """It is loaded in one place, which tells it so before."""
     sources = Path(bitsmith.__file__).parent

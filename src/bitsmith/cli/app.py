@@ -22,6 +22,8 @@ from bitsmith.cli.settings import typed_command
 from bitsmith.cli.show import err
 from bitsmith.errors import BitsmithError
 
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+
 
 class _InterruptedError(BaseException):
     """Ctrl-C in a command; not a KeyboardInterrupt, which typer would answer in its own way."""
@@ -67,8 +69,11 @@ def main() -> None:
         sys.exit(_fail(str(error), 1))
     except _InterruptedError:
         sys.exit(_fail(f"interrupted; what was finished is kept. Go on with: {typed_command()}", 130))
-    except MemoryError:
-        sys.exit(_fail("out of memory; use a smaller batch size", 1))
+    except (MemoryError, RuntimeError) as error:  # torch tells in words where memory ends
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        way = "take a smaller batch_size (the recipe's train, float_plan and method.plan have one each)"
+        sys.exit(_fail(f"out of memory; {way}, or a smaller input", 1))
     except OSError as error:
         way = "; free some space, then the same command goes on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ") + way, 1))
