@@ -111,6 +111,25 @@ def test_mobile_networks(name, case_of, tmp_path, full):
         check(case_of(blueprint.graph, pairs, seed=seed, images=4), tmp_path, flags=("-O1",))
 
 
+@pytest.mark.parametrize("flags", [("-O2",), ("-O1", "-U__SSE2__", "-DMODEL_COLUMNS=1200", "-DMODEL_TILE=7")])
+def test_windows_that_take_over_from_the_one_before(flags, case_of, tmp_path):
+    """Narrowed inputs at every stride, beside windows that share nothing, dilated ones and groups."""
+    s = graphs.Sketch((3, 11, 9))
+    y = s.same("relu", "relu", s.conv("stem", "x", 5))
+    y = s.same("add", "sum", s.conv("again", y, 5), y)  # a stream, which all of these narrow
+    windows = {
+        "two": (5, 2, (1, 2, 2, 1)),
+        "three": (3, 3, (1, 1, 1, 1)),
+        "far": (2, 3, (0, 0, 0, 0)),
+        "one": (1, 1, (0,) * 4),
+    }
+    ends = [s.window("conv", name, y, 6, kernel, stride, padding=p) for name, (kernel, stride, p) in windows.items()]
+    ends.append(s.window("conv", "dilated", y, 7, 3, 1, padding=(2, 2, 2, 2), dilation=(2, 2)))
+    ends.append(s.put("conv", "grouped", (10, 11, 9), y, groups=5, kernel=(3, 3), padding=(1,) * 4))
+    y = s.concat("cat", *(s.global_pool(f"pool{i}", s.same("relu", f"r{i}", end)) for i, end in enumerate(ends)))
+    check(case_of(s.graph(s.linear("fc", s.flatten("flat", y), 4)), (3, 4), images=8), tmp_path, flags=flags)
+
+
 def test_it_is_the_onnx_file_on_every_image(small, tmp_path):
     path = write_onnx(small.program, tmp_path / "n.onnx")
     files, _ = export(small, tmp_path)

@@ -89,6 +89,11 @@ static void conv(const conv_layer *l, const uint8_t *x, uint8_t *y)
     const int32_t chunk = size < MODEL_CHUNK ? size : MODEL_CHUNK;
     const int32_t pitch = (chunk + LANES - 1) / LANES * LANES;
     const int32_t fitting = MODEL_COLUMNS / pitch, tile = fitting < MODEL_TILE ? fitting : MODEL_TILE;
+{%- if narrows %}
+    /* A window next to another is the same but for `shift` bytes of each row, so that few are looked up in a table. */
+    const int32_t span = w->kernel_width * l->depth, shift = w->stride_right * l->depth;
+    const int32_t slides = l->narrow && chunk == size && w->dilation_right == 1 && shift < span;
+{%- endif %}
     for (int32_t start = 0; start < positions; start += tile) {
         const int32_t count = positions - start < tile ? positions - start : tile;
         int32_t gathered = -1;
@@ -109,8 +114,18 @@ static void conv(const conv_layer *l, const uint8_t *x, uint8_t *y)
                         int32_t oy = start / w->out_width, ox = start % w->out_width;
                         for (int32_t i = 0; i < count; i++) {
                             uint8_t *to = columns + i * pitch;
-                            gather(l, x, oy * w->stride_down - w->up, ox * w->stride_right - w->left, group, ky, kx,
-                                   c, n, to);
+                            const int32_t row = oy * w->stride_down - w->up, column = ox * w->stride_right - w->left;
+{%- if narrows %}
+                            if (slides && i > 0 && ox > 0)
+                                for (int32_t r = 0; r < w->kernel_height; r++) {
+                                    uint8_t *line = to + r * span;
+                                    memcpy(line, line - pitch + shift, (size_t)(span - shift));
+                                    gather(l, x, row, column, group, r, w->kernel_width - w->stride_right, 0, shift,
+                                           line + span - shift);
+                                }
+                            else
+{%- endif %}
+                                gather(l, x, row, column, group, ky, kx, c, n, to);
                             memset(to + n, 0, (size_t)(pitch - n));
                             if (++ox == w->out_width)
                                 ox = 0, oy++;
