@@ -26,8 +26,12 @@ def test_a_tflite_file_is_part_of_a_run_on_target_ethos_u(bitsmith, own, trained
     found = bs.verify_all(folder, bs.open_data("digits").test, limit=30)
     assert {name: check.ok for name, check in found.items()} == {"onnx": True, "tflite": True}
 
-    # What is not the network any more is not verified, and nothing hides the ONNX file's result.
+    # Asked for by nobody but the target, it is left out where LiteRT is missing, and that is said.
     file = folder / "model.tflite"
+    monkeypatch.setattr("bitsmith.pipeline.artefacts.litert_missing", lambda: "LiteRT is away")
+    assert "no TFLite file is written: LiteRT is away" in " ".join(bitsmith("export", "q", cwd=own).stderr.split())
+
+    # What is not the network any more is not verified, and nothing hides the ONNX file's result.
     file.write_bytes(file.read_bytes()[:2000])
     monkeypatch.setattr("bitsmith.pipeline.artefacts.vela_missing", lambda: "not here")
     said = json.loads(bitsmith("verify", "q", "--json", cwd=own, check=1).stdout)["artefacts"]

@@ -1,5 +1,6 @@
 """Honest speed: whose time a kernel is, what is called faster, and what is kept of a file."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsmith.blueprint import Bits, Blueprint, InputContract
+from bitsmith.blueprint import FLOAT, Bits, Blueprint, InputContract
 from bitsmith.data import TensorSplit
 from bitsmith.deploy.profile import Measured, measure
 from bitsmith.errors import RunError
@@ -111,6 +112,12 @@ def test_parts_make_up_the_call_and_are_kept_until_the_file_is_another(tmp_path)
     assert any(layer.extra_kernels and layer.time.asked > layer.time.eight for layer in speed.layers)
     assert measure_speeds(run, measuring=clock) == [speed]
     assert clock.asked == 1
+    floats = {name: Bits(weight=FLOAT, activation=FLOAT) for name in blueprint.bits}
+    run.write_entry(Entry(name="float", kind="baseline", budgets=()), replace(blueprint, bits=floats))
+    said: list[str] = []
+    assert measure_speeds(run, measuring=clock, say=said.append) == [speed]
+    assert said == ["float: no speed, as it is no integer layer"]
+    shutil.rmtree(tmp_path / "float")
 
     file = tmp_path / "made" / "model.onnx"
     data = file.read_bytes()

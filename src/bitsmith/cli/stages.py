@@ -88,7 +88,7 @@ def verify(
     speeds: list[Speed] = []
     if speed:
         with counting(quiet or as_json) as watch:
-            speeds = measure_speeds(job.run, watch=watch)
+            speeds = measure_speeds(job.run, watch=watch, say=say(quiet or as_json))
     if as_json:
         facts: dict[str, Any] = {"ok": fine, "artefacts": _artefacts(job)}
         if theirs is not None:

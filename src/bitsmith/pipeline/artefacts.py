@@ -13,7 +13,7 @@ from bitsmith.cost import find_target
 from bitsmith.data import DataSet
 from bitsmith.deploy import Verification
 from bitsmith.deploy.c import CVerification
-from bitsmith.deploy.tflite import TfliteVerification, compile_with_vela, vela_missing
+from bitsmith.deploy.tflite import TfliteVerification, compile_with_vela, litert_missing, vela_missing
 from bitsmith.errors import BitsmithError, ExportError, RunError, VerifyError
 from bitsmith.pipeline import exported
 from bitsmith.pipeline.folder import RunFolder
@@ -47,7 +47,11 @@ def export(
         ExportError: an unknown format, no floating point without C code, a network that a format can't hold.
         RunError: a network that isn't trained.
     """
-    formats = formats_of(run) if formats is None else tuple(formats)
+    if formats is None:
+        formats, missing = formats_of(run), litert_missing()
+        if "tflite" in formats and missing is not None:  # a run that was trained is not to fail for it
+            say(f"no TFLite file is written: {missing}")
+            formats = tuple(name for name in formats if name != "tflite")
     if not fpu and "c" not in formats:
         raise ExportError(f"--no-fpu is about C code, and the formats are {', '.join(formats)}; export --to onnx,c")
     images = _images(run, data, say) if {"c", "tflite"} & set(formats) else None

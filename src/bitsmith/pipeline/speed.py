@@ -30,6 +30,7 @@ from bitsmith.errors import RunError
 from bitsmith.files import read_json, write_json
 from bitsmith.pipeline import exported
 from bitsmith.pipeline.folder import RunFolder
+from bitsmith.pipeline.job import Say, quiet
 from bitsmith.pipeline.profile import (
     ROUNDS,
     Progress,
@@ -40,6 +41,7 @@ from bitsmith.pipeline.profile import (
     sample_program,
     stopwatch,
 )
+from bitsmith.pipeline.traits import blueprint_arithmetic, is_integer
 from bitsmith.quantize import freeze
 from bitsmith.report import LayerSpeed, Speed, Time
 
@@ -54,9 +56,13 @@ def measure_speeds(
     rounds: int = ROUNDS,
     threads: int = 1,
     watch: Progress = no_progress,
+    say: Say = quiet,
     measuring: Stopwatch | None = None,
 ) -> list[Speed]:
     """Measure every exported network of a run on this machine; what was measured of the same file stays.
+
+    Networks with float layers are left out, and that is said: onnxruntime renames and fuses kernels there, so that its
+    profile doesn't tell whose they are.
 
     Raises:
         RunError: a network isn't exported, or its file isn't of its weights.
@@ -65,6 +71,9 @@ def measure_speeds(
     for entry, blueprint in run.entries():
         folder = run.folder(entry)
         file = folder / "model.onnx"
+        if not is_integer(blueprint):
+            say(f"{entry.title}: no speed, as it is {blueprint_arithmetic(blueprint)}")
+            continue
         if not file.exists():
             raise RunError(f"{file} is missing; run bitsmith export {run.path} first")
         setting = str(present_setting(threads, blueprint.input.kind))

@@ -7,6 +7,7 @@ u is the int8 number u - 128, so that a grid keeps its step and its zero point m
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ _VERSION = 3  # of the schema
 _TYPES = {"int8": "INT8", "int32": "INT32", "float32": "FLOAT32"}
 
 
+_MISSING = "TFLite files need LiteRT, which isn't installed: pip install 'bitsmith[tflite]'"
+
+
+def litert_missing() -> str | None:
+    """Why no TFLite file can be written, or None."""
+    return None if importlib.util.find_spec("ai_edge_litert") is not None else _MISSING
+
+
 def schema() -> Any:
     """LiteRT's schema as Python classes.
 
@@ -27,7 +36,7 @@ def schema() -> Any:
     try:
         return importlib.import_module("ai_edge_litert.schema_py_generated")
     except ImportError as error:
-        raise ExportError("TFLite files need LiteRT, which isn't installed: pip install 'bitsmith[tflite]'") from error
+        raise ExportError(_MISSING) from error
 
 
 class Writer:
