@@ -162,7 +162,7 @@ def test_weights_that_are_not_finite(number, run, entry, finished, tmp_path):
         if name not in state:
             continue
         save_state(state | {name: torch.full_like(state[name], number)}, run / entry / "network.safetensors")
-        with pytest.raises(ExportError, match=f"{name} holds numbers that are not finite"):
+        with pytest.raises(ExportError, match="not finite"):
             exported.export(exported.load(run / entry), tmp_path / "out")
         assert not (tmp_path / "out").exists()
     with contextlib.chdir(finished):

@@ -33,7 +33,7 @@ from bitsmith.quantize.filterwise import FilterWise
 from bitsmith.quantize.fold_float import FloatFolded, fold_float
 from bitsmith.quantize.layers import Affine, Priced, apply_weight
 from bitsmith.quantize.network import Network
-from bitsmith.quantize.quantizer import Grid, Quantizer
+from bitsmith.quantize.quantizer import Calibrated, Grid, Quantizer
 
 ACCUMULATOR = 2**24  # int32 accumulators up to here are exact as float32
 _LARGEST_BIAS = 2**30  # of a layer whose accumulators pass that; leaves as much of the int32 to the weights
@@ -232,9 +232,9 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
     Raises:
         ExportError: a layer holds numbers that are not finite.
     """
-    for name, tensor in network.state_dict().items():
-        if not tensor.isfinite().all():
-            raise ExportError(f"{name} holds numbers that are not finite; train the network again")
+    for name, module in network.named_modules():  # what layers read; their own numbers are looked at while they fold
+        if isinstance(module, Calibrated) and not all(t.isfinite().all() for t in module.state_dict().values()):
+            raise ExportError(f"the steps of {name!r} are not finite; train the network again")
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     for node in network.graph.nodes:
         if node.op not in ("conv", "linear", "affine") or node.shares:
@@ -256,6 +256,8 @@ def freeze(network: Network, blueprint: Blueprint) -> Network:
 
 @torch.no_grad()
 def _fold_priced(node: Node, layer: Priced, input: Grid) -> Folded:
+    if not layer.weight.isfinite().all():  # infinity would be clipped to the last level
+        raise ExportError(f"layer {node.name!r} has weights that are not finite")
     codes, step, quantizer = _codes(node, layer)
     gain, bias = _line(layer)
     mixed = isinstance(quantizer, FilterWise)
