@@ -49,7 +49,7 @@ test-all: $(INSTALLED) browser
 audit: $(INSTALLED)
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet pip-audit
-	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv runs build dist
