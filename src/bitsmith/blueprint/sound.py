@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitsmith.blueprint.graph import NetworkGraph, Node
 
-# Far above every network for small devices; torchvision's largest CNN has 7.2e8 weights, 1e8 of them in one layer.
+# Far above every network for small devices; the largest layer of VGG-16 (25,088 x 4,096) has 1.03e8 weights.
 MOST_NODES = 10_000
 MOST_CHANNELS = 2**24
 MOST_VALUES = 2**26  # of one tensor
