@@ -6,7 +6,7 @@ The public names, in the order of a job:
     capture, precision_space                your network, and the bit-widths it may take
     search                                  find a Blueprint inside every Budget, by one of the methods
         Composite, Sensitivity, GridSearch, Uniform, Random; of filters: Filters, Multinomial,
-        Binomial, BlockBinomial; of whole networks: Supernet
+        Binomial, BlockBinomial; of whole networks: Supernet, Latent
     fronts                                  one set of budgets per network: "size=10,15,20kB"
     prune                                   a Blueprint without the filters that it removes (0 bits)
     build, calibrate, train, TrainPlan      the network of a Blueprint: an ordinary nn.Module
@@ -32,6 +32,7 @@ from bitsmith.search import (
     Composite,
     Filters,
     GridSearch,
+    Latent,
     Multinomial,
     Random,
     Sensitivity,
@@ -52,6 +53,7 @@ __all__ = [
     "Composite",
     "Filters",
     "GridSearch",
+    "Latent",
     "Multinomial",
     "Random",
     "Sensitivity",

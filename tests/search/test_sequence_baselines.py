@@ -83,7 +83,7 @@ def test_methods(few, every):
         found = method.search(Problem(task=task, space=few, budgets=[budget], seed=1))
         assert found.costs["size"] <= budget.limit
         assert few.contains(found.best)
-    with pytest.raises(RecipeError, match="a sequence space holds many networks; search it with method: random"):
+    with pytest.raises(RecipeError, match="a sequence space holds many networks; search it with method: latent"):
         Composite().check(few, [budget], trained=True)
     with pytest.raises(RecipeError, match="whole networks of a mobile space"):
         Supernet().check(few, [budget], trained=False)

@@ -125,8 +125,11 @@ class Target:
         return {**COSTS, **own}
 
     def narrow(self, wanted: Sequence[int], held: Sequence[int]) -> tuple[int, ...]:
-        """Of bit-widths that nobody asked for, those that it holds; if it holds none of them, all that it does."""
-        return tuple(bits for bits in wanted if bits in held) or tuple(held)
+        """Of bit-widths that nobody asked for, those that it holds, float among them where it has float layers.
+
+        If it holds none of them, all that it does.
+        """
+        return tuple(b for b in wanted if b in held or (b == FLOAT and self.float_layers)) or tuple(held)
 
     def within(self, budgets: Sequence[Budget]) -> tuple[Budget, ...]:
         """Budgets with the device's memories among them; of two limits on a memory, the tighter."""

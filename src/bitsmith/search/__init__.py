@@ -8,6 +8,7 @@ from bitsmith.search.feasible import least, reachable, some_inside
 from bitsmith.search.filters import Filters, Multinomial, Partitions, SampledFilters, SoftFilters
 from bitsmith.search.grid import GridSearch, blueprints_inside
 from bitsmith.search.integer_program import Sensitivity
+from bitsmith.search.latent.method import Latent
 from bitsmith.search.marginal import Marginal, Marginals, measure_steps
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.mobile_random import random_network
@@ -35,6 +36,7 @@ __all__ = [
     "Filters",
     "Found",
     "GridSearch",
+    "Latent",
     "Marginal",
     "Marginals",
     "Measured",

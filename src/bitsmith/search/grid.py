@@ -109,7 +109,7 @@ class GridSearch:
         if isinstance(space, Mobile | Sequences) and self.points == "all" and space.count() > _LOOKED_AT:
             raise RecipeError(
                 f"grid looks at every network, and the space has {space.count():,}: allow fewer options, take points: "
-                "uniform, or search with method: supernet"
+                f"uniform, or search with method: {'supernet' if isinstance(space, Mobile) else 'latent'}"
             )
         if self.points == "uniform":
             found = [b for b in space.uniforms() if fits(b.graph, b.bits, budgets, space.costs)]

@@ -62,7 +62,7 @@ def require_bits(space: Space, method: str) -> None:
     if not isinstance(space, Precision):
         raise RecipeError(
             f"{method} chooses the bits of one given network, and a {space.kind} space holds many networks; search it "
-            f"with method: {'supernet' if space.kind == 'mobile' else 'random'} (baselines: uniform, uniform+fill, "
+            f"with method: {'supernet' if space.kind == 'mobile' else 'latent'} (baselines: uniform, uniform+fill, "
             "random), or give a model in place of the space"
         )
 

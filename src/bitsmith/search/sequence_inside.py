@@ -7,7 +7,7 @@ message that none is inside says that none was found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -71,16 +71,34 @@ def random_sequence(
     Raises:
         BudgetError: none was found.
     """
+    row = drawn_inside(space, budgets, generator, tries=tries)
+    return some_sequence(space, budgets) if row is None else space.decode(row)
+
+
+def drawn_inside(
+    space: Sequences,
+    budgets: Sequence[Budget],
+    generator: np.random.Generator,
+    *,
+    tries: int = 10_000,
+    known: Collection[bytes] = (),
+) -> np.ndarray | None:
+    """The first of `tries` draws, even over log MACs, that is inside every budget, int64 [length]; None where none is.
+
+    Args:
+        known: bytes of sequences that are left out.
+    """
     additive = [(ADDITIVE.index(b.cost), b.limit) for b in budgets if b.cost in ADDITIVE]
     for _ in range(-(-tries // _DRAWN)):
         drawn = space.additive.stratified(_DRAWN, generator)
         costs = space.additive.of(drawn)
         inside = np.all([costs[:, k] <= limit for k, limit in additive], axis=0) if additive else np.full(_DRAWN, True)
         for row in drawn[inside]:
-            blueprint = space.decode(row)
-            if fits(blueprint.graph, blueprint.bits, budgets, space.costs):
-                return blueprint
-    return some_sequence(space, budgets)
+            if row.tobytes() not in known:
+                blueprint = space.decode(row)
+                if fits(blueprint.graph, blueprint.bits, budgets, space.costs):
+                    return row
+    return None
 
 
 def _value(space: Sequences, blueprint: Blueprint, cost: str) -> float:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bitsmith.errors import RecipeError
+from bitsmith.seeding import torch_generator
 from bitsmith.space import Sequences
 
+RADII = (0.3, 0.6, 1.0, 1.5, 2.5)  # of steps from codes that are good; mean edit distances from 0.1 to 2
 HELD_OUT = 16  # one network of so many, whatever the seed
 _TRIES = 100
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Fibonacci hashing
@@ -44,6 +48,20 @@ def draw_uniform(space: Sequences, n: int, generator: np.random.Generator, *, he
         RecipeError: the space is too small.
     """
     return _draw(space, lambda k: space.automaton.draw(k, generator), n, held_out)
+
+
+def draw_codes(n: int, centers: Tensor, seed: int) -> Tensor:
+    """`n` codes, float32 [n, d]: half of the prior, half around the centers in turn, at RADII in turn.
+
+    Args:
+        centers: [k, d].
+    """
+    generator = torch_generator(seed, "codes")
+    drawn = torch.randn(n, centers.shape[1], generator=generator)
+    near = torch.arange(n // 2)
+    radii = torch.tensor(RADII)[near // len(centers) % len(RADII)]
+    steps = drawn[near] * (radii / drawn[near].norm(dim=1))[:, None]
+    return torch.cat([drawn[n // 2 :], centers[near % len(centers)] + steps])
 
 
 def _draw(space: Sequences, draw: Callable[[int], np.ndarray], n: int, held_out: bool) -> np.ndarray:

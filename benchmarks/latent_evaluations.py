@@ -1,0 +1,201 @@
+"""How many evaluations until one of the best 1 % of a tabulated space is met: latent, random, evolution, TPE.
+
+    python -m benchmarks.latent_evaluations --quick                  the table, 20 seeds; an hour of one core or less
+    python -m benchmarks.latent_evaluations --quick --folder FOLDER  keeps the autoencoder and every trace, and goes on
+    python -m benchmarks.latent_evaluations --quick --seeds 5        fewer seeds
+
+The table (`benchmarks.latent_table`) has the validation cross-entropy of each of 2,472 networks on digits, mean of 3
+seeds, so an evaluation is a look. Every method sees -log of it and stops at its first network of the best 1 %:
+
+seeds, so an evaluation is a look. Every method sees -log of it, and stops at its first one of the best 1 %:
+  the other; the autoencoder has seen networks and costs, no scores;
+- random: uniform draws, none twice;
+- evolution: regularized evolution (arXiv 1802.01548): 10 first ones, samples of 5 of the last 20, one edit
+  (`Sequences.mutate`); what it meets again costs nothing;
+- TPE: Optuna's default sampler over the number of layers and each layer's fields. What is no network of the space, or
+  was met before, costs it nothing either, and it is told the network's score or that it is pruned.
+
+The ratios are medians over seeds, latent's over the others'; below 1 latent needs fewer. Wanted: at most a half of
+random's, and less than evolution's and TPE's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import optuna
+import torch
+
+from benchmarks.latent_table import SPACE, make_space, make_task, read_table
+from benchmarks.result import write_result
+from bitsmith.blueprint import Budget
+from bitsmith.errors import RunError
+from bitsmith.files import write_json
+from bitsmith.search.latent import Autoencoder, LatentPlan, Proposer, Seen, Widths, train_autoencoder
+from bitsmith.seeding import derive, numpy_generator
+from bitsmith.space import Sequences
+from bitsmith.space.sequence_space import LayerOperator, Token
+
+PLAN = LatentPlan(
+    steps=1500, batch_size=64, lr=0.005, widths=Widths(code=16, encoder=48, decoder=96, token=24, predictor=32)
+)
+INITIAL, BEST, SEEDS = 10, 0.01, 20
+POPULATION, SAMPLE = 20, 5
+MOST = 400  # evaluations, before a method is given up on
+ANY = Budget.parse("macs=1G")  # the whole table is inside
+
+# Sequences to evaluate one after the other; `send` tells each one's score.
+Search = Iterator[np.ndarray]
+
+
+def latent(space: Sequences, look: Callable[[np.ndarray], float], model: Autoencoder, seed: int) -> Search:
+    """The method's proposals."""
+    proposer, seen = Proposer(space, model, (ANY,)), list[Seen]()
+    while True:
+        if len(seen) < INITIAL:
+            row = proposer.draw([s.sequence for s in seen], derive(seed, "initial", len(seen)))
+        else:
+            row = next(iter(proposer.propose(seen, 1, derive(seed, "proposal", len(seen)))), None)
+        if row is None:
+            return
+        seen.append(Seen(sequence=row, score=look(row)))
+        yield row
+
+
+def random(space: Sequences, seed: int) -> Search:
+    """Every network once, in random order."""
+    for number in numpy_generator(seed, "random").permutation(space.count()):
+        yield space.automaton.at(int(number))
+
+
+def evolution(space: Sequences, look: Callable[[np.ndarray], float], seed: int) -> Search:
+    """Regularized evolution: the oldest leaves."""
+    generator = numpy_generator(seed, "evolution")
+    alive: deque[np.ndarray] = deque(maxlen=POPULATION)
+    for number in generator.choice(space.count(), INITIAL, replace=False):
+        alive.append(space.automaton.at(int(number)))
+        yield alive[-1]
+    while True:
+        drawn = generator.choice(len(alive), min(SAMPLE, len(alive)), replace=False)
+        parent = max((alive[int(i)] for i in drawn), key=look)
+        alive.append(space.edits.edit(parent, generator))
+        yield alive[-1]
+
+
+def tpe(space: Sequences, look: Callable[[np.ndarray], float], seed: int) -> Search:
+    """Optuna's TPE over fields."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=derive(seed, "tpe") % 2**31, n_startup_trials=INITIAL)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    while True:
+        trial = study.ask()
+        layers = []
+        for at in range(trial.suggest_int("layers", *SPACE.layers)):
+            stride = trial.suggest_categorical(f"{at} stride", [1, 2])
+            layers.append(
+                Token(
+                    operator=cast(LayerOperator, trial.suggest_categorical(f"{at} operator", list(SPACE.operators))),
+                    kernel=SPACE.kernels[0],
+                    channels=trial.suggest_categorical(f"{at} channels", list(SPACE.channels)),
+                    stride=stride,
+                    skip=trial.suggest_categorical(f"{at} skip", list(SPACE.skips)) if stride == 1 else 0,
+                    weight_bits=trial.suggest_categorical(f"{at} weight bits", list(SPACE.weight_bits)),
+                    activation_bits=SPACE.activation_bits[0],
+                )
+            )
+        try:
+            row = space.automaton.read(tuple(layers))
+        except RunError:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
+        study.tell(trial, look(row))
+        yield row
+
+
+def evaluations(search: Search, good: set[bytes]) -> int:
+    """Different networks met up to the first good one; MOST where there is none among so many."""
+    met: set[bytes] = set()
+    for _, row in zip(range(10 * MOST), search, strict=False):  # some methods come back to what they met
+        met.add(row.tobytes())
+        if row.tobytes() in good:
+            return len(met)
+        if len(met) == MOST:
+            break
+    return MOST
+
+
+def make_model(space: Sequences, folder: Path | None) -> tuple[Autoencoder, float]:
+    """The autoencoder, and its seconds."""
+    checkpoint = folder / "autoencoder.checkpoint" if folder else None
+    model, history = train_autoencoder(space, PLAN, seed=0, checkpoint=checkpoint)
+    return model, history.seconds
+
+
+def main() -> None:
+    """Run all methods, write the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="replay the table; there is no other way yet")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    given = parser.parse_args()
+    if not given.quick:
+        parser.error("evaluations by training are not there yet; give --quick to replay the table")
+    torch.set_num_threads(1)
+    began = time.process_time()
+    space, table = make_space(make_task()), read_table()
+    rows = np.array([space.automaton.at(number) for number in range(space.count())])
+    scores = {row.tobytes(): -float(np.log(loss)) for row, loss in zip(rows, table.loss, strict=True)}
+    good = {rows[i].tobytes() for i in np.argsort(table.loss)[: max(1, int(BEST * len(rows)))]}
+    model, _ = make_model(space, given.folder)
+
+    def look(row: np.ndarray) -> float:
+        return scores[row.tobytes()]
+
+    searches: dict[str, Callable[[int], Search]] = {
+        "random": lambda seed: random(space, seed),
+        "evolution": lambda seed: evolution(space, look, seed),
+        "tpe": lambda seed: tpe(space, look, seed),
+        "latent": lambda seed: latent(space, look, model, seed),
+    }
+    kept = given.folder / "evaluations.json" if given.folder else None
+    found: dict[str, dict[str, int]] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    for name, search in searches.items():
+        counts = found.setdefault(name, {})
+        for seed in range(given.seeds):
+            if str(seed) not in counts:
+                counts[str(seed)] = evaluations(search(seed), good)
+                if kept:
+                    write_json(kept, found)
+        values = sorted(counts[str(seed)] for seed in range(given.seeds))
+        print(f"{name:10} median {np.median(values):g}, of {values}", flush=True)
+    medians = {name: float(np.median([counts[str(s)] for s in range(given.seeds)])) for name, counts in found.items()}
+    path = write_result(
+        "latent_evaluations",
+        ratios={f"evaluations_vs_{name}": medians["latent"] / medians[name] for name in ("random", "evolution", "tpe")},
+        settings={
+            "networks": len(rows),
+            "good": len(good),
+            "seeds": given.seeds,
+            "initial": INITIAL,
+            "most": MOST,
+            "evolution": {"population": POPULATION, "sample": SAMPLE},
+            "wanted": {"evaluations_vs_random": "at most 0.5", "evaluations_vs_evolution": "below 1",
+                       "evaluations_vs_tpe": "below 1"},
+        },
+        seed=0,
+        core_hours=(time.process_time() - began) / 3600,
+        rows=[{"name": name, "median": medians[name], "evaluations": list(counts.values())}
+              for name, counts in found.items()],
+    )  # fmt: skip
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

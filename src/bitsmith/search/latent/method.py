@@ -1,0 +1,286 @@
+"""Latent: Bayesian search of whole networks, in the latent space of an autoencoder of them.
+
+    z -> network = decode(z) -> train it shortly, at its bits -> score, believed at encode(network) -> next z
+
+"Hardware-Aware Bayesian Neural Architecture Search of Quantized CNNs" (Perrin, Guicquero, Paille, Sicard, IEEE ESL
+2024): a Wasserstein autoencoder embeds architectures, Bayesian optimization proposes codes, networks are trained
+quantization-aware and scored under size and operation limits, the best are trained again for longer. How their space,
+autoencoder and acquisition are built isn't public; ours are (docs/latent.md).
+
+- What is scored is a network, not a code: proposals are decoded, met ones left out, and encoded again, and the score is
+  told to the surrogate there (`proposals`, `surrogate`).
+- Budgets are hard: costs are computed, and no network outside is ever trained.
+- What fails (a loss that isn't finite, an error, a time-out, a process that dies) is told as infeasible and not tried
+  again.
+- A proposal is a function of the trials before it, so the file of trials is all that a stopped search goes on from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+
+from bitsmith.blueprint import Budget
+from bitsmith.errors import RecipeError, TrainingError, suggestion
+from bitsmith.search.evaluate import require_start
+from bitsmith.search.latent.autoencoder import Autoencoder
+from bitsmith.search.latent.ladder import Evaluator, front_depths, promoted, synflow
+from bitsmith.search.latent.proposals import Proposer, Seen
+from bitsmith.search.latent.saved import load_autoencoder, save_autoencoder
+from bitsmith.search.latent.training import LatentPlan, train_autoencoder
+from bitsmith.search.latent.trials import Trial, Trials
+from bitsmith.search.problem import Found, Problem, starting_point
+from bitsmith.search.sequence_inside import some_sequence
+from bitsmith.seeding import derive
+from bitsmith.space import Sequences
+from bitsmith.train import Event, TrainPlan
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Whole networks of a sequence space, by Bayesian optimization in its latent space.
+
+    Args:
+        plan: training of every network evaluated.
+        initial: networks drawn at random first.
+        evaluations: networks proposed after them.
+        batch: networks proposed at once; each counts as pending for those behind it.
+        traded: costs that the score is traded against, such as params and macs; none looks for the best score alone.
+        score: what is modeled and maximized: the task's "metric", or minus the logarithm of the validation "loss",
+            which is finer where few images are there.
+        screen: how many networks are proposed for each one that is trained; `synflow` chooses. 1 trusts the surrogate.
+        rungs: epochs of longer trainings behind the search.
+        eta: one of so many climbs from rung to rung.
+        seconds: after which a training is given up, or None.
+        autoencoder: how the latent space is learned.
+        pretrained: folder of an autoencoder of this very space (`save_autoencoder`), taken instead.
+
+    Example:
+        10 + 100 networks of 6 epochs, of which 28 are trained for 18 epochs and 7 for 54: 660 + 504 + 378 epochs.
+    """
+
+    plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=6))
+    initial: int = 10
+    evaluations: int = 100
+    batch: int = 1
+    traded: tuple[str, ...] = ()
+    score: Literal["metric", "loss"] = "metric"
+    screen: int = 1
+    rungs: tuple[int, ...] = (18, 54)
+    eta: int = 4
+    seconds: float | None = None
+    autoencoder: LatentPlan = field(default_factory=LatentPlan)
+    pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        rises = list(pairwise((self.plan.epochs, *self.rungs, math.inf)))
+        for name, fine, wanted in (
+            ("initial", self.initial >= 2, "at least 2"),
+            ("evaluations", self.evaluations >= 0, "not negative"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("traded", len(set(self.traded)) == len(self.traded), "costs, each once"),
+            ("score", self.score in ("metric", "loss"), "metric or loss"),
+            ("screen", self.screen >= 1, "at least 1"),
+            ("rungs", all(a < b for a, b in rises), f"numbers of epochs that rise from above the plan's {rises[0][0]}"),
+            ("eta", self.eta >= 2, "at least 2"),
+            ("seconds", self.seconds is None or 0 < self.seconds < math.inf, "positive"),
+        ):
+            if not fine:
+                raise RecipeError(f"{name} of method 'latent' must be {wanted}, got {getattr(self, name)}")
+
+    @property
+    def name(self) -> str:
+        return "latent"
+
+    @property
+    def epochs(self) -> float:
+        """Of all trainings of all rungs, where none fails and the space isn't used up."""
+        n = self.initial + self.evaluations
+        total = n * self.plan.epochs
+        for epochs in self.rungs:
+            n = math.ceil(n / self.eta)
+            total += n * epochs
+        return total
+
+    def check(self, space: Any, budgets: Sequence[Budget], *, trained: bool) -> None:
+        """Refuse other spaces, budgets that can't be met, unknown costs, float weights, another space's autoencoder."""
+        if not isinstance(space, Sequences):
+            raise RecipeError(
+                f"the latent method searches whole networks of a sequence space (space: kind: sequence, a preset or a "
+                f"description, see docs/spaces.md), and this is a {space.kind} space"
+            )
+        require_start(space, trained=trained, plan=self.plan)
+        for cost in self.traded:
+            if cost not in space.costs:
+                raise RecipeError(
+                    f"traded: there is no cost {cost!r}{suggestion(cost, space.costs)}; there are "
+                    f"{', '.join(space.costs)}"
+                )
+        some_sequence(space, budgets)
+        if self.pretrained is not None:
+            load_autoencoder(space, Path(self.pretrained))
+
+    def search(self, problem: Problem) -> Found:
+        """Evaluate networks, each with a line in trials.jsonl; then the ladder.
+
+        Details: "evaluations", "failed" (why, by number of the proposal), "ladder" (networks and epochs of each rung),
+        "front" (networks of the highest rung that nothing beats in score and the costs traded; of one objective none).
+
+        Raises:
+            BudgetError: no network that meets the budgets was found (before any training).
+            RecipeError: as `check`; the space has fewer than two networks inside.
+            RunError: the kept trials are damaged or of another search.
+            TrainingError: every evaluation failed.
+        """
+        self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        trials = Trials(problem.folder / "trials.jsonl" if problem.folder else None, self._settings(problem))
+        model, learning = self._latent_space(problem)
+        proposer = Proposer(problem.space, model, tuple(problem.budgets), self.traded)
+        evaluator = Evaluator(problem=problem, plan=self.plan, rungs=self.rungs, limit=self.seconds)
+        total = self.initial + self.evaluations
+        for number in range(len(trials.of(0)), total):
+            row = self._proposal(trials.of(0), number, proposer, problem.seed)
+            if row is None:
+                self._tell(problem, number, total, f"all {number} networks that were found inside are evaluated")
+                break
+            trial = evaluator.evaluate(row, number)
+            trials.add(trial)
+            self._check_alive(trials.of(0))
+            self._tell(
+                problem, number + 1, total, f"network {number + 1} failed: {trial.failed}" if trial.failed else ""
+            )
+        rungs = self._climb(trials, evaluator)
+        return self._found(problem, rungs, seconds=learning + sum(trial.seconds for trial in trials.all))
+
+    def _proposal(self, trials: Sequence[Trial], number: int, proposer: Proposer, seed: int) -> np.ndarray | None:
+        """What to evaluate as `number`: the same whether those of its batch before it are evaluated or not."""
+        known = [np.array(trial.sequence) for trial in trials]
+        if number < self.initial:
+            drawn: list[np.ndarray] = []
+            for k in range(self.screen):
+                row = proposer.draw([*known, *drawn], derive(seed, "latent", "initial", number, k))
+                drawn += [] if row is None else [row]
+            return self._screened(drawn, 1, proposer.space)[0] if drawn else None
+        first = number - (number - self.initial) % self.batch
+        seen = [
+            Seen(sequence=row, score=self.value(trial))
+            for row, trial in zip(known[:first], trials[:first], strict=True)
+        ]
+        rows = proposer.propose(seen, self.batch * self.screen, derive(seed, "latent", "proposal", first))
+        rows = self._screened(rows, self.batch, proposer.space)
+        return rows[number - first] if number - first < len(rows) else None
+
+    def _screened(self, rows: Sequence[np.ndarray], n: int, space: Sequences) -> list[np.ndarray]:
+        """The `n` rows with the most synaptic flow, in their own order."""
+        if len(rows) <= n:
+            return list(rows)
+        flows = [synflow(space.decode(row).graph) for row in rows]
+        return [rows[i] for i in sorted(np.argsort(-np.array(flows), kind="stable")[:n].tolist())]
+
+    def _climb(self, trials: Trials, evaluator: Evaluator) -> list[list[Trial]]:
+        """The trials of every rung; those of a higher one that are kept are not trained again."""
+        rungs = [trials.of(0)]
+        for rung in range(1, len(self.rungs) + 1):
+            kept = {trial.sequence: trial for trial in trials.of(rung)}
+            climbing = [rungs[-1][i] for i in promoted(*self._ranked(rungs[-1]), self.eta)]
+            for trial in climbing:
+                if trial.sequence not in kept:
+                    longer = evaluator.evaluate(np.array(trial.sequence), trial.number, rung)
+                    trials.add(longer)
+                    kept[trial.sequence] = longer
+            rungs.append([kept[trial.sequence] for trial in climbing])
+        return rungs
+
+    def _ranked(self, trials: Sequence[Trial]) -> tuple[list[float], list[int]]:
+        """Scores and depths of trials, as `promoted` takes them."""
+        scores = [self.value(trial) for trial in trials]
+        points = np.array([[s, *(-t.costs[name] for name in self.traded)] for s, t in zip(scores, trials, strict=True)])
+        return scores, front_depths(points) if self.traded else [0] * len(trials)
+
+    def value(self, trial: Trial) -> float:
+        """The score that the surrogate is told: larger is better; NaN of what failed."""
+        if trial.metric is None or trial.loss is None:
+            return math.nan
+        return trial.metric if self.score == "metric" else -math.log(max(trial.loss, 1e-12))
+
+    def _found(self, problem: Problem, rungs: Sequence[Sequence[Trial]], seconds: float) -> Found:
+        alive = [[trial for trial in rung if not trial.failed] for rung in rungs]
+        last = next((rung for rung in reversed(alive) if rung), [])
+        if not last:
+            raise TrainingError(f"all {len(rungs[0])} evaluations failed, the first of them: {rungs[0][0].failed}")
+        best = max(last, key=lambda t: (self.value(t), -(t.loss or 0.0), -t.number))
+        _, depths = self._ranked(last)
+        front = [trial for trial, depth in zip(last, depths, strict=True) if depth == 0] if self.traded else []
+        running = np.maximum.accumulate([self.value(trial) for trial in alive[0]])
+        return Found(
+            best=problem.space.decode(np.array(best.sequence)),
+            method=self.name,
+            epochs=sum(trial.epochs for rung in rungs for trial in rung),
+            seconds=seconds,
+            curves={
+                "step": [float(trial.number + 1) for trial in alive[0]],
+                f"validation_{problem.task.metric_name}": [float(trial.metric or 0.0) for trial in alive[0]],
+                "validation_loss": [float(trial.loss or 0.0) for trial in alive[0]],
+                "best_score": running.tolist(),
+            },
+            details={
+                "evaluations": len(rungs[0]),
+                "failed": {str(t.number + 1): t.failed for rung in rungs for t in rung if t.failed},
+                "ladder": [
+                    {"networks": len(rung), "epochs": epochs}
+                    for rung, epochs in zip(rungs, (self.plan.epochs, *self.rungs), strict=True)
+                ],
+                "front": [
+                    {"network": t.network, "metric": t.metric, "loss": t.loss}
+                    | {name: t.costs[name] for name in self.traded}
+                    for t in front
+                ],
+            },
+        )
+
+    def _latent_space(self, problem: Problem) -> tuple[Autoencoder, float]:
+        """The autoencoder, and the seconds that it took to learn."""
+        if self.pretrained is not None:
+            return load_autoencoder(problem.space, Path(self.pretrained)), 0.0
+        folder = problem.shared or problem.folder
+        model, history = train_autoencoder(
+            problem.space,
+            self.autoencoder,
+            seed=derive(problem.seed, "latent space"),
+            checkpoint=folder / "autoencoder.checkpoint" if folder else None,
+            checkpoint_seconds=problem.checkpoint_seconds,
+            watch=problem.watch,
+        )
+        if folder:
+            save_autoencoder(model, problem.space, folder)
+        return model, history.seconds
+
+    def _settings(self, problem: Problem) -> dict[str, Any]:
+        """What trials hang on; more evaluations or other rungs go on with those that are there."""
+        data = problem.task.data
+        own = {k: v for k, v in asdict(self).items() if k not in ("evaluations", "rungs", "eta")}
+        return own | {
+            "seed": problem.seed,
+            "budgets": [str(budget) for budget in problem.budgets],
+            "metric": problem.task.metric_name,
+            "data": [data.training.fingerprint(), data.validation.fingerprint()],
+            **starting_point(problem),
+        }
+
+    def _check_alive(self, trials: Sequence[Trial]) -> None:
+        """Stop where nothing works at all."""
+        if len(trials) == self.initial and all(trial.failed for trial in trials):
+            raise TrainingError(
+                f"all {self.initial} first networks failed, so there is nothing to go on from; the first: "
+                f"{trials[0].failed}"
+            )
+
+    def _tell(self, problem: Problem, step: int, steps: int, note: str = "") -> None:
+        problem.watch(Event(stage="search latent", step=step, steps=steps, images=0, note=note))

@@ -1,0 +1,98 @@
+"""Trials: every evaluation of a search, failed ones too, as a line of trials.jsonl; what a search goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from bitsmith.errors import RunError
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One evaluation.
+
+    Args:
+        number: of the proposal, from 0 on; a network that climbs the ladder keeps it.
+        rung: 0 for the search's own evaluations, 1 and up for longer trainings of the best.
+        network: its layers in words, see `Sequences.key`.
+        sequence: the same as token numbers; with the space it gives the blueprint.
+        costs: exact.
+        metric, loss: on validation data; None where it failed.
+        failed: why it has none; "" where it has.
+        epochs, seconds: of its training.
+        seed: of the search.
+    """
+
+    number: int
+    rung: int = 0
+    network: str
+    sequence: tuple[int, ...]
+    costs: Mapping[str, float] = field(default_factory=dict)
+    metric: float | None = None
+    loss: float | None = None
+    failed: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
+    seed: int = 0
+
+
+@final
+class Trials:
+    """The trials of a search, in memory and in a file that loses at most the line being written.
+
+    Args:
+        path: of the file; None keeps them in memory alone.
+        settings: JSON-able, what the trials hang on; the file's first line.
+
+    Raises:
+        RunError: the file is damaged, or of other settings.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        self._path = path
+        self.all: list[Trial] = []
+        first = json.dumps({"settings": settings}, sort_keys=True)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_bytes() if path.exists() else b""
+        whole = lines[: lines.rfind(b"\n") + 1]  # a power cut may leave half a line
+        if len(whole) < len(lines):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        if not whole:
+            self._append(first)
+            return
+        head, *rest = whole.decode("utf-8", "replace").splitlines()
+        if head != first:
+            raise RunError(
+                f"{path} holds trials of another search (other settings, seed, budgets, space or data); delete it to "
+                "start anew, or choose another folder"
+            )
+        try:
+            self.all = [Trial(**{**values, "sequence": tuple(values["sequence"])}) for values in map(json.loads, rest)]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path} is damaged ({error}); delete it to start the search anew") from error
+
+    def of(self, rung: int) -> list[Trial]:
+        """Those of a rung, in the order in which they were evaluated."""
+        return [trial for trial in self.all if trial.rung == rung]
+
+    def add(self, trial: Trial) -> None:
+        """Keep a trial."""
+        self.all.append(trial)
+        if self._path is not None:
+            self._append(json.dumps(asdict(trial)))
+
+    def _append(self, line: str) -> None:
+        assert self._path is not None
+        with self._path.open("ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
