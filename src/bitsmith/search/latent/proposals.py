@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import final
 
 import numpy as np
@@ -74,9 +75,9 @@ class Proposer:
         row = drawn_inside(self.space, self.budgets, numpy_generator(seed, "draw"), known=met)
         if row is not None:
             return row
-        small = self.space.encode(some_sequence(self.space, self.budgets))
+        small = [self.space.encode(some_sequence(self.space, self.budgets))] if self.budgets else []
         near = (other for row in known for other in self.space.edits.neighbors(row))
-        return next((row for row in (small, *near) if row.tobytes() not in met and self._is_inside(row)), None)
+        return next((row for row in chain(small, near) if row.tobytes() not in met and self._is_inside(row)), None)
 
     def _is_inside(self, row: np.ndarray) -> bool:
         blueprint = self.space.decode(row)
