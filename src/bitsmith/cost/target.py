@@ -55,6 +55,7 @@ class Target:
         energy: its energy, by a table or a name of `ENERGY_MODELS`; goes before that of `cycles`.
         latency: its measured latency; goes before that of `cycles`.
         zigzag: an accelerator whose energy, and latency where its clock is known, ZigZag estimates; goes before all.
+        streamlines: whether QONNX files have to be such as FINN streamlines without changing a level.
         formats: files that `bitsmith export` writes for it today.
         note: what a user gets today, and what doesn't exist yet.
         sources: where its constants come from.
@@ -83,6 +84,7 @@ class Target:
     energy: PerMac | str | None = None
     latency: LatencyTable | None = None
     zigzag: ZigZag | None = None
+    streamlines: bool = False
     formats: tuple[str, ...] = ()
     note: str = ""
     sources: tuple[str, ...] = ()

@@ -100,8 +100,10 @@ TARGETS: dict[str, Target] = {
             **_without(("multiply", "shuffle", "split", "grouped conv"), _NO_KERNEL),
             **_without(("reflect pad", "replicate pad", "circular pad"), _NO_KERNEL),
         },
-        note=_ONNX_BESIDE
-        + "the QONNX exporter that FINN reads from doesn't exist yet, and nothing estimates its logic.",
+        streamlines=True,
+        formats=("onnx", "qonnx"),
+        note="bitsmith export --to qonnx writes what FINN reads, if every node keeps its levels when FINN streamlines "
+        "it; FINN itself has not been run on it, and nothing estimates its logic.",
         sources=(
             "any bits; its FAQ: above 4 bits the hardware isn't typically practical",
             "activations: FINN's conversion of QONNX Quant nodes to MultiThreshold takes Relu, Selu and identity; "
@@ -118,8 +120,8 @@ TARGETS: dict[str, Target] = {
             **_without(("shuffle", "split", "grouped conv"), _NO_HANDLER),
             **_without(("reflect pad", "replicate pad", "circular pad"), _NO_HANDLER),
         },
-        note=_ONNX_BESIDE
-        + "the QONNX exporter that hls4ml reads from doesn't exist yet, and nothing estimates its logic.",
+        formats=("onnx", "qonnx"),
+        note="bitsmith export --to qonnx writes what hls4ml reads; nothing estimates its logic.",
         sources=(
             "steps: hls4ml turns Quant nodes with power-of-two scales into fixed-point types; others get "
             "multiplications of their own, which are not exact",

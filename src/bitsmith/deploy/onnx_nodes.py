@@ -75,7 +75,7 @@ def write_operator(writer: Writer, operator: Operator) -> None:
         case Pad():
             _write_pad(writer, operator)
         case Shuffle():
-            _write_shuffle(writer, operator)
+            write_shuffle(writer, operator)
         case Split():
             # From start to stop along axis 1.
             bounds = [writer.shared(np.array([number])) for number in (operator.start, operator.stop, 1)]
@@ -176,7 +176,8 @@ def _write_pad(writer: Writer, operator: Pad) -> None:
     writer.node("Pad", inputs, writer.read(operator.name), mode=operator.mode)
 
 
-def _write_shuffle(writer: Writer, operator: Shuffle) -> None:
+def write_shuffle(writer: Writer, operator: Shuffle) -> None:
+    """Channels in groups, transposed; of integers or numbers."""
     name, shape = operator.name, writer.program.shapes[operator.name]
     parts = (operator.groups, shape[0] // operator.groups, *shape[1:])
     grouped = writer.reshape(writer.read(operator.inputs[0]), parts, f"{name}.groups")

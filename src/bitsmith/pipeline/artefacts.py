@@ -13,6 +13,7 @@ from bitsmith.cost import find_target
 from bitsmith.data import DataSet
 from bitsmith.deploy import Verification
 from bitsmith.deploy.c import CVerification
+from bitsmith.deploy.qonnx import QonnxVerification
 from bitsmith.deploy.tflite import TfliteVerification, compile_with_vela, litert_missing, vela_missing
 from bitsmith.errors import BitsmithError, ExportError, RunError, VerifyError
 from bitsmith.pipeline import exported
@@ -55,6 +56,7 @@ def export(
     if not fpu and "c" not in formats:
         raise ExportError(f"--no-fpu is about C code, and the formats are {', '.join(formats)}; export --to onnx,c")
     images = _images(run, data, say) if {"c", "tflite"} & set(formats) else None
+    streamlines = find_target(run.recipe().target).streamlines
     with locked(run.path):
         for entry, blueprint in run.entries():
             folder = run.folder(entry)
@@ -68,6 +70,7 @@ def export(
                 properties=None if trained else {"training": NOT_TRAINED},
                 fpu=fpu,
                 images=images,
+                streamlines=streamlines,
             )
             for name, path in files.artefacts.items():
                 mark = "" if trained else f", {NOT_TRAINED}"
@@ -146,6 +149,24 @@ def _check_c(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
     return check | values | {"equal_images": {"gcc": code.equal_images}, "ok": code.ok}, describe_c(code)
 
 
+def _check_qonnx(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
+    """The QONNX file's entry among the checks, and a sentence; where nothing can run it, that is its problem."""
+    check: dict[str, Any] = {"artefact": exported.QONNX_FILE, "float_layers": 0}
+    try:
+        found = exported.verify_qonnx_file(
+            folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score
+        )
+    except VerifyError as error:
+        unknown = {"images": 0, "equal_images": {"qonnx": 0}, "accuracy": None, "score": None}
+        failed = {"integer_layers": 0, "first_difference": None, "problems": [str(error)], "ok": False}
+        return check | unknown | failed, f"QONNX NOT VERIFIED: {error}"
+    values = dataclasses.asdict(found)
+    del values["predictions"]
+    for name in ("equal_images", "differing_outputs", "largest_difference"):
+        values[name] = {"qonnx": values[name]}
+    return check | values | {"ok": found.ok}, describe_qonnx(found)
+
+
 def _check_tflite(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
     """The TFLite file's entry among the checks, with Vela's figures where it is installed, and a sentence."""
     path = exported.files_of(folder).artefacts["tflite"]
@@ -165,7 +186,11 @@ def _check_tflite(job: Job, folder: Path) -> tuple[dict[str, Any], str]:
 
 
 # Format -> the check of its file, beside the ONNX file's, which every network has.
-_OTHERS: dict[str, Callable[[Job, Path], tuple[dict[str, Any], str]]] = {"c": _check_c, "tflite": _check_tflite}
+_OTHERS: dict[str, Callable[[Job, Path], tuple[dict[str, Any], str]]] = {
+    "c": _check_c,
+    "tflite": _check_tflite,
+    "qonnx": _check_qonnx,
+}
 
 
 def _test_in_torch(job: Job, network: Network, folder: Path) -> float:
@@ -227,6 +252,18 @@ def describe_vela(path: Path) -> str:
     return (
         f"Vela {found.vela} on {found.accelerator}: flash {flash:.4g} kB, SRAM {sram:.4g} kB, "
         f"{found.cycles:,} cycles, {1000 * found.seconds:.3g} ms{left}"
+    )
+
+
+def describe_qonnx(checked: QonnxVerification) -> str:
+    """The verification of a QONNX file in a sentence."""
+    if not checked.ok:
+        return f"QONNX NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
+    levels = f"{checked.neighbors:,} of {checked.compared:,} numbers are one level beside the reference's"
+    return (
+        f"QONNX verified on {checked.images:,} images, {100 * checked.accuracy:.2f} %, "
+        f"{checked.differing_outputs:,} outputs differ from the reference's"
+        + ("" if checked.exact else f", by at most {100 * checked.largest_difference:.2g} % of their range; {levels}")
     )
 
 

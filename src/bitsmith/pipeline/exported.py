@@ -17,6 +17,7 @@ from bitsmith.deploy import Verification, lower, verify_onnx, write_onnx
 from bitsmith.deploy.against import Against, compare_with
 from bitsmith.deploy.c import CVerification, read_c, verify_c, write_c
 from bitsmith.deploy.onnx_writer import OUTPUT
+from bitsmith.deploy.qonnx import QonnxVerification, check_streamlining, verify_qonnx, write_qonnx
 from bitsmith.deploy.runtime import infer, session
 from bitsmith.deploy.tflite import TfliteVerification, verify_tflite, write_tflite
 from bitsmith.deploy.theirs import Feed, Layout, read_theirs
@@ -24,8 +25,9 @@ from bitsmith.errors import ExportError, RunError, VerifyError
 from bitsmith.quantize import Network, build, freeze
 from bitsmith.train import Metric, load_into, load_state, save_state, write_text
 
-EXPORTERS = ("onnx", "c", "tflite")
+EXPORTERS = ("onnx", "c", "tflite", "qonnx")
 C_FOLDER = "c"
+QONNX_FILE = "model.qonnx.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ def export(
     properties: Mapping[str, str] | None = None,
     fpu: bool = True,
     images: np.ndarray | None = None,
+    streamlines: bool = False,
 ) -> Files:
     """Write a trained network to files that run as integers, but for layers that its blueprint leaves float.
 
@@ -63,9 +66,10 @@ def export(
         fpu: whether C code may compute scales in float32.
         images: for the self-test of C code and the range of a TFLite file's logits, as `Split.raw` gives them; without
             them images of noise are taken.
+        streamlines: whether a QONNX file has to be one that FINN can streamline exactly.
 
     Raises:
-        ExportError: an unknown format, or a network that can't be lowered.
+        ExportError: an unknown format, a network that can't be lowered, or one that a format can't hold.
     """
     folder = Path(folder)
     unknown = [name for name in formats if name not in EXPORTERS]
@@ -86,6 +90,10 @@ def export(
             artefacts[name] = write_onnx(program, folder / "model.onnx", properties)
         elif name == "tflite":
             artefacts[name] = write_tflite(program, folder / "model.tflite", images)
+        elif name == "qonnx":
+            if streamlines:
+                check_streamlining(program)
+            artefacts[name] = write_qonnx(program, blueprint.graph, folder / QONNX_FILE)
         else:
             arena = plan_arena(blueprint.graph)
             artefacts[name] = write_c(program, arena, folder / C_FOLDER, images=images, fpu=fpu).source
@@ -103,6 +111,7 @@ def files_of(folder: str | Path) -> Files:
             "onnx": folder / "model.onnx",
             "c": folder / C_FOLDER / "model.c",
             "tflite": folder / "model.tflite",
+            "qonnx": folder / QONNX_FILE,
         },
     )
 
@@ -249,9 +258,28 @@ def verify_tflite_file(
     return verify_tflite(files.artefacts["tflite"], program, images, labels, score=_of_arrays(score))
 
 
+def verify_qonnx_file(
+    files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
+) -> QonnxVerification:
+    """Run the QONNX file of a network with the package qonnx and compare it with the integer reference on real inputs.
+
+    Args:
+        split, limit, score: as of `verify`.
+
+    Raises:
+        RunError, VerifyError: files missing or damaged, the package is.
+    """
+    files = files if isinstance(files, Files) else files_of(files)
+    network = load(files.folder)
+    assert network.blueprint is not None
+    program = lower(freeze(network, network.blueprint), network.blueprint)
+    images, labels = split.raw(limit)
+    return verify_qonnx(files.artefacts["qonnx"], program, images, labels, score=_of_arrays(score))
+
+
 def verify_all(
     files: Files | str | Path, split: Split, *, limit: int | None = None, score: Metric | None = None
-) -> dict[str, Verification | CVerification | TfliteVerification]:
+) -> dict[str, Verification | CVerification | TfliteVerification | QonnxVerification]:
     """Verify every artefact that was exported: format -> what was found.
 
     Args:
@@ -272,10 +300,11 @@ def verify_all(
 
 
 # Format -> what verifies a file of it; every format that is written has one.
-VERIFIERS: dict[str, Callable[..., Verification | CVerification | TfliteVerification]] = {
+VERIFIERS: dict[str, Callable[..., Verification | CVerification | TfliteVerification | QonnxVerification]] = {
     "onnx": verify,
     "c": verify_c_code,
     "tflite": verify_tflite_file,
+    "qonnx": verify_qonnx_file,
 }
 
 

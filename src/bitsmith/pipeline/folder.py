@@ -12,6 +12,7 @@ NAME/                      one folder per low-precision network ("entry"):
     model.onnx
     model.tflite           where it was asked for
     c/                     model.h, model.c, selftest.c, example.c, Makefile, where C code was asked for
+    model.qonnx.onnx       likewise
     verification.json, outcomes.safetensors    what the file predicts of every test image, for comparisons
     speed.json             what each layer really runs in, where it was measured
     explain.json, explain.measured.json    what each layer gains and costs, and the measured steps behind it

@@ -16,7 +16,7 @@ from bitsmith.blueprint import FLOAT, Blueprint
 from bitsmith.cost import price
 from bitsmith.errors import BudgetError, RunError
 from bitsmith.pipeline import verbs
-from bitsmith.pipeline.exported import C_FOLDER
+from bitsmith.pipeline.exported import C_FOLDER, QONNX_FILE
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
 from bitsmith.pipeline.lock import locked
@@ -224,6 +224,7 @@ def _keep_training(folder: Path, state: dict[str, Tensor], history: History) -> 
     """Write weights, then training.json, which says that the training is done; files of other weights go first."""
     for stale in (
         "model.onnx",
+        QONNX_FILE,
         "verification.json",
         "outcomes.safetensors",
         "explain.json",

@@ -304,6 +304,12 @@ def _level(check: Mapping[str, Any], blueprint: Blueprint) -> str:
         return f"bit-identical with its fixed point; {100 * check['agreement']:.2f} % of classes are the reference's"
     if check.get("exact", True):  # older files know of nothing else
         return "bit-identical"
+    if "neighbors" in check:
+        largest = max(check["largest_difference"].values())
+        return (
+            f"layer by layer at most one level beside the reference's, in {check['neighbors']:,} of "
+            f"{check['compared']:,} numbers; outputs within {100 * largest:.2g} % of their range"
+        )
     apart = describe_difference(check["differing_outputs"], check["largest_difference"])
     return f"{blueprint_arithmetic(blueprint)}; layer by layer, {apart}"
 
