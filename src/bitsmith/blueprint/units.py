@@ -20,6 +20,7 @@ UNITS: dict[str, dict[str, float]] = {
     "macs": _COUNT,
     "bitops": _COUNT,
     "bops": _COUNT,
+    "ebops": _COUNT,
     "avg_bits": _PLAIN,
     "energy": _JOULES,
     "latency": _SECONDS,
@@ -83,9 +84,8 @@ def decimal(factor: float) -> Decimal:
 
 def spoken_cost(cost: str) -> str:
     """A cost as it is written in a sentence."""
-    return {"ram": "RAM", "macs": "MACs", "bitops": "BitOPs", "bops": "BOPs", "avg_bits": "average bits"}.get(
-        cost, cost
-    )
+    words = {"ram": "RAM", "macs": "MACs", "bitops": "BitOPs", "bops": "BOPs", "ebops": "EBOPs"}
+    return (words | {"avg_bits": "average bits"}).get(cost, cost)
 
 
 def json_name(cost: str) -> str:

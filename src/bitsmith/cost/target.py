@@ -13,6 +13,7 @@ from typing import final
 
 from bitsmith.blueprint import FLOAT, Budget, GridPlan, NetworkGraph, Node, Options, format_cost
 from bitsmith.cost.additive import COSTS, Cost
+from bitsmith.cost.ebops import ebops
 from bitsmith.cost.energy import ENERGY_MODELS, Cycles, PerMac
 from bitsmith.cost.latency import LatencyTable, latency_cost
 from bitsmith.cost.layout import STORED, fixed_bytes, layer_bytes, operators
@@ -55,6 +56,7 @@ class Target:
         energy: its energy, by a table or a name of `ENERGY_MODELS`; goes before that of `cycles`.
         latency: its measured latency; goes before that of `cycles`.
         zigzag: an accelerator whose energy, and latency where its clock is known, ZigZag estimates; goes before all.
+        unrolled: whether every weight has a multiplier of its own, which the cost `ebops` prices.
         streamlines: whether QONNX files have to be such as FINN streamlines without changing a level.
         formats: files that `bitsmith export` writes for it today.
         note: what a user gets today, and what doesn't exist yet.
@@ -84,6 +86,7 @@ class Target:
     energy: PerMac | str | None = None
     latency: LatencyTable | None = None
     zigzag: ZigZag | None = None
+    unrolled: bool = False
     streamlines: bool = False
     formats: tuple[str, ...] = ()
     note: str = ""
@@ -110,6 +113,8 @@ class Target:
         own: dict[str, Cost] = {}
         if self.code is not None:
             own["flash"] = _flash(self.code, self.operator_code)
+        if self.unrolled:
+            own["ebops"] = ebops()
         if isinstance(self.energy, PerMac):
             own["energy"] = self.energy.energy()
         elif self.energy is not None:

@@ -120,11 +120,13 @@ TARGETS: dict[str, Target] = {
             **_without(("shuffle", "split", "grouped conv"), _NO_HANDLER),
             **_without(("reflect pad", "replicate pad", "circular pad"), _NO_HANDLER),
         },
+        unrolled=True,
         formats=("onnx", "qonnx"),
-        note="bitsmith export --to qonnx writes what hls4ml reads; nothing estimates its logic.",
+        note="bitsmith export --to qonnx writes what hls4ml reads; of its logic there is the count ebops, no estimate.",
         sources=(
             "steps: hls4ml turns Quant nodes with power-of-two scales into fixed-point types; others get "
             "multiplications of their own, which are not exact",
+            "ebops: effective bit operations, Sun et al., arXiv 2405.00645, at the bits of layers",
             "operators: the handlers of its ONNX front end (Relu, Tanh, Sigmoid, LeakyRelu, Clip as Relu; convolutions "
             "plain or depthwise)",
         ),

@@ -23,7 +23,7 @@ from bitsmith.report.plot import spoken_metric
 from bitsmith.report.verdict import ENOUGH_SEEDS
 
 _MOST = 0.5  # of the draws that must have scores that both reach
-_COUNTED = ("params", "macs", "bitops", "bops", "avg_bits")  # fewer, not less
+_COUNTED = ("params", "macs", "bitops", "bops", "ebops", "avg_bits")  # fewer, not less
 _NOUNS = {"size": "storage", "weights": "storage for weights", "params": "parameters"}
 
 
