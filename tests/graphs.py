@@ -263,12 +263,17 @@ _STEPS = ("conv", "conv", "window", "depthwise", "shared", "relu", "relu6", "fun
 
 
 @st.composite
-def random_graphs(draw: st.DrawFn) -> NetworkGraph:
-    """A small random network over the whole vocabulary: chains, branches, layers used twice, tensors read twice."""
+def random_graphs(draw: st.DrawFn, *, steps: tuple[int, int] = (0, 8), functions: int = 1) -> NetworkGraph:
+    """A small random network over the whole vocabulary: chains, branches, layers used twice, tensors read twice.
+
+    Args:
+        steps: how many operators or gates, at least and at most.
+        functions: how often a step is a function, against once for most others.
+    """
     s = Sketch((draw(st.integers(1, 3)), 8, 8))
     y = s.conv("stem", "x", draw(st.integers(1, 5)))
-    for index in range(draw(st.integers(0, 8))):
-        y = _random_step(draw, s, f"n{index}", y)
+    for index in range(draw(st.integers(*steps))):
+        y = _random_step(draw, s, f"n{index}", y, draw(st.sampled_from((*_STEPS, *["function"] * (functions - 1)))))
     ending = draw(st.sampled_from(["linear", "linear", "conv", "features", "as it is"]))
     if ending == "as it is":
         return s.graph(y)
@@ -278,11 +283,10 @@ def random_graphs(draw: st.DrawFn) -> NetworkGraph:
     return s.graph(s.linear("fc", y, draw(st.integers(1, 4))))
 
 
-def _random_step(draw: st.DrawFn, s: Sketch, name: str, y: str) -> str:
+def _random_step(draw: st.DrawFn, s: Sketch, name: str, y: str, step: str) -> str:
     shape = s.nodes[y].shape
     channels, side = shape[0], min(shape[1:])
     alike = [node.name for node in s.nodes.values() if node.shape == shape and node.name not in ("x", y)]
-    step = draw(st.sampled_from(_STEPS))
     stride = draw(st.sampled_from([1, 1, 2]))
     if step == "conv":
         source = draw(st.sampled_from([y, *alike]))

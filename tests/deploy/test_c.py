@@ -1,7 +1,5 @@
 """C99: compiled with every warning an error, it gives the reference's numbers to the bit, in exactly the priced RAM."""
 
-import dataclasses
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +8,7 @@ from fractions import Fraction
 import graphs
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bitsmith.cost import TARGETS, exact, plan_arena
@@ -23,7 +21,6 @@ from bitsmith.deploy.c.literals import comment, number, string
 from bitsmith.deploy.c.verify import STRICT, compile_harness, run_harness
 from bitsmith.deploy.runtime import infer, session
 from bitsmith.errors import ExportError, VerifyError
-from bitsmith.space import MOBILE_SPACES, Mobile
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc isn't installed: apt-get install gcc")
 
@@ -48,67 +45,11 @@ def small(residual, case_of):
     return case_of(residual, [(8, 8), *[(3, 4)] * (len(residual.layers) - 2), (8, 8)])
 
 
-COUNT = 300 if os.environ.get("BITSMITH_TESTS") == "full" else 40
-
-
-@given(
-    graph=graphs.random_graphs().filter(lambda graph: graph.layers),
-    bits=st.data(),
-    kind=st.sampled_from(["uint8", "uint8", "float"]),
-    fpu=st.sampled_from([True, True, False]),
-    vectors=st.sampled_from([(), ("-U__SSE2__",)]),  # as for x86, and as for a microcontroller
-)
-# Every example costs two compilations: a failing one is not made smaller.
-@settings(max_examples=COUNT, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-def random_networks(graph, bits, kind, fpu, vectors, case_of, folder, seen):
-    uniform = st.tuples(st.integers(1, 8), st.integers(1, 8))
-    widths = [bits.draw(uniform) for _ in graph.layers]
-    if bits.draw(st.booleans()) and not any(node.shares for node in graph.nodes):
-        mixed = bits.draw(graphs.filter_bits(graph, zeros=False))
-        widths = [(mixed[layer.name].weight, mixed[layer.name].activation) for layer in graph.layers]
-    case = case_of(graph, widths, kind=kind, images=4)
-    try:
-        check(case, folder, fpu=fpu or kind == "float", flags=("-O0", *vectors))
-    except ExportError as error:
-        if "flattened maps" not in str(error):  # the one thing that is refused here
-            raise
-        assert TARGETS["c"].refused(graph), "the target would have let a search begin"
-        seen["refused"] += 1
-        return
-    assert not TARGETS["c"].refused(graph)
-    seen["verified"] += 1
-    seen["operators"] |= {type(operator).__name__ for operator in case.program.operators}
-
-
-def test_random_networks(case_of, tmp_path):
-    """Over all operators and bits; at most one in twenty may be refused."""
-    seen = {"verified": 0, "refused": 0, "operators": set()}
-    random_networks(case_of=case_of, folder=tmp_path, seen=seen)
-    assert seen["verified"] >= 0.95 * COUNT
-    assert seen["refused"] <= 0.05 * COUNT
-    assert {"Conv", "Logits", "Table", "Add", "Concat", "Multiply", "MaxPool", "Pad"} <= seen["operators"]
-
-
 @pytest.mark.parametrize("fpu", [True, False])
 @pytest.mark.parametrize("graph", [graphs.modern(), graphs.every_operator()], ids=["modern", "classic"])
 def test_every_operator(graph, fpu, case_of, tmp_path):
     sanitized = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     check(case_of(graph, (3, 5), images=8), tmp_path, fpu=fpu, flags=sanitized)
-
-
-@pytest.mark.parametrize("name", ["mobile-32", "mobile-64"])
-def test_mobile_networks(name, case_of, tmp_path, full):
-    space = MOBILE_SPACES[name]
-    if not full:
-        space = dataclasses.replace(
-            space, stages=tuple(dataclasses.replace(stage, blocks=(1, 1)) for stage in space.stages[:4])
-        )
-    generator = np.random.default_rng(0)
-    drawn = Mobile(description=space, input_shape=(3, 16, 16), outputs=7)
-    for seed in range(10 if full else 1):
-        blueprint = drawn.sample(generator)
-        pairs = [(blueprint.bits[la.name].weight, blueprint.bits[la.name].activation) for la in blueprint.graph.layers]
-        check(case_of(blueprint.graph, pairs, seed=seed, images=4), tmp_path, flags=("-O1",))
 
 
 @pytest.mark.parametrize("flags", [("-O2",), ("-O1", "-U__SSE2__", "-DMODEL_COLUMNS=1200", "-DMODEL_TILE=7")])

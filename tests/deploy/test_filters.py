@@ -3,19 +3,14 @@
 import dataclasses
 import math
 
-import graphs
 import numpy as np
 import onnx
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from bitsmith.blueprint import Blueprint, prune
 from bitsmith.cost import exact
-from bitsmith.deploy import LEVELS, run, verify_onnx, write_onnx
-from bitsmith.deploy.operators import Conv, Table
+from bitsmith.deploy import LEVELS, verify_onnx, write_onnx
+from bitsmith.deploy.operators import Table
 from bitsmith.deploy.packing import pack_layer
-from bitsmith.errors import RunError
 
 RNG = np.random.default_rng(0)
 
@@ -146,30 +141,3 @@ def test_a_wrong_map_is_found(draft, case_of, tmp_path):
     found = verify_onnx(write_onnx(program, tmp_path / "n.onnx"), case.frozen, program, case.images, case.labels)
     assert found.problems
     assert any(f"layer {operators[place].layer!r}" in problem for problem in found.problems)
-
-
-@settings(max_examples=12)
-@given(data=st.data(), seed=st.integers(0, 999))
-def test_random_networks(data, seed, case_of, tmp_path_factory, full):
-    """Random topology, bits per filter and per map, removed filters with all that is coupled."""
-    graph = data.draw(graphs.random_graphs())
-    try:
-        found = prune(Blueprint(graph=graph, bits=data.draw(graphs.filter_bits(graph)))).blueprint
-    except RunError:
-        assume(False)
-        return
-    case = case_of(
-        found.graph, [(bits.weight, bits.activation) for bits in found.bits.values()], seed=seed, images=12,
-        kind=data.draw(st.sampled_from(["uint8", "float"])),
-    )  # fmt: skip
-    path = write_onnx(case.program, tmp_path_factory.mktemp("random") / "network.onnx")
-    verified = verify_onnx(path, case.frozen, case.program, case.images, case.labels)
-    assert set(verified.differing_outputs.values()) == {0}
-    assert verified.first_difference is None
-    assert verified.float_layers == 0
-    assert run(case.program, case.images).shape == (12, *found.graph.output_shape)
-    assert all(
-        len(o.sums.weight) == found.graph[o.layer].shape[0]
-        for o in case.program.operators
-        if isinstance(o, Conv) and o.sums.owner
-    )

@@ -3,12 +3,9 @@
 import json
 from dataclasses import replace
 
-import graphs
 import numpy as np
 import onnx
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from bitsmith.cost import exact
 from bitsmith.deploy import LEVELS, export_onnx, kernels, run, trace, verify_onnx, write_onnx
@@ -147,28 +144,6 @@ def test_hand_made(shape, bits, kind, draft, case_of, tmp_path):
 def test_every_width(weight, quantizer, case_of, residual, tmp_path):
     pairs = [(weight, 1 + (weight + 3 * i) % 8) for i in range(len(residual.layers))]
     check(case_of(residual, pairs, quantizer=quantizer, seed=weight), tmp_path)
-
-
-BITS = st.integers(1, 8)
-
-
-@given(
-    graph=graphs.random_graphs().filter(lambda graph: graph.layers),
-    bits=st.lists(st.tuples(BITS, BITS), min_size=32, max_size=32),
-    quantizer=st.sampled_from(["lsq", "lsq", "gaussian"]),
-    kind=st.sampled_from(["uint8", "uint8", "float"]),
-    seed=st.integers(0, 1000),
-)
-@example(graph=graphs.modern(), bits=[(8, 8)] * 32, quantizer="lsq", kind="uint8", seed=0)
-@example(graph=graphs.modern(), bits=[(1, 1), (3, 2)] * 16, quantizer="gaussian", kind="float", seed=0)
-def test_random_networks(graph, bits, quantizer, kind, seed, case_of, tmp_path_factory):
-    case = case_of(graph, bits[: len(graph.layers)], quantizer=quantizer, kind=kind, seed=seed, images=20)
-    path = write_onnx(case.program, tmp_path_factory.getbasetemp() / "random.onnx")
-    found = verify_onnx(path, case.frozen, case.program, case.images, case.labels)
-    assert found.problems == ()
-    assert set(found.differing_outputs.values()) == {0}
-    assert found.integer_layers == len(case.program.summing)
-    assert found.float_layers == 0
 
 
 def test_weights_are_folded_at_load(case_of, residual, tmp_path):
