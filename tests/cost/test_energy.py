@@ -58,7 +58,10 @@ def test_expected_at_one_hot_is_exact_for_every_cost_of_every_target(data):
 
 @given(data=st.data())
 def test_more_bits_never_cost_less(data):
-    """mpic's table falls in rate with either width, so it is monotone too; the general costs are tested elsewhere."""
+    """mpic's table falls in rate with either width, so it is monotone too; the general costs are tested elsewhere.
+
+    What a layer reads at a stream's own 8 bits isn't narrowed: where it is small, that can be worth more than the bits.
+    """
     target = EVERY[data.draw(st.sampled_from(["mpic", "bitops-energy", "tabled"]))]
     graph = data.draw(graphs.random_graphs())
     width = st.tuples(st.sampled_from(target.weight_bits), st.sampled_from(target.activation_bits))
@@ -66,6 +69,8 @@ def test_more_bits_never_cost_less(data):
     name = data.draw(st.sampled_from(sorted(bits)))
     more_w = [w for w in target.weight_bits if w >= bits[name].weight]
     more_a = [a for a in target.activation_bits if a >= bits[name].activation]
+    if bits[name].activation < 8:
+        more_a = [a for a in more_a if a < 8] or [bits[name].activation]
     raised = Bits(weight=data.draw(st.sampled_from(more_w)), activation=data.draw(st.sampled_from(more_a)))
     for cost in set(target.costs) - set(COSTS):
         before = exact(cost, graph, bits, target.costs)

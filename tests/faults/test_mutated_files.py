@@ -138,7 +138,7 @@ def test_blueprints(tmp_path, full):
     rng, path = random.Random(1), tmp_path / "blueprint.json"
     texts = (json.dumps(changed_values(rng, rng.choice(BLUEPRINTS))).encode() for _ in range(many(full, 250)))
     counts = each_is_read_or_refused(path, texts, lambda: use(path))
-    assert counts["read"] > 5
+    assert counts["read"] > 2
     assert counts["refused"] > 100
     data = json.dumps(BLUEPRINTS[1]).encode()
     each_is_read_or_refused(path, (changed_bytes(rng, data) for _ in range(many(full, 100))), lambda: use(path))

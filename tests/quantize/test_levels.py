@@ -105,7 +105,7 @@ def test_a_fresh_network_compiled_as_a_whole_calls_the_operator(full):
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     tests += ("test_aot_dispatch_dynamic",) if full else ()
     for layout in (torch.contiguous_format, torch.channels_last):
-        leaf = x.contiguous(memory_format=layout).requires_grad_()
+        leaf = x.clone(memory_format=layout).requires_grad_()
         torch.library.opcheck(room._levels, (leaf, steps, shares, flat, False), test_utils=tests)
 
 

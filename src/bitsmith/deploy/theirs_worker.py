@@ -14,6 +14,9 @@ import resource
 import sys
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as `bitsmith.deploy.silent`, which would import torch, too
+
 import onnxruntime as ort
 
 

@@ -25,7 +25,7 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, whole or not at all."""
     with whole_file(path) as partial:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        partial.write_bytes(save(plain, metadata={_DIGEST: _sorted_digest(plain)}))  # its own writer wants UTF-8 paths
+        partial.write_bytes(save(plain, metadata={_DIGEST: digest(plain)}))  # its own writer wants UTF-8 paths
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         state = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         wanted = header.get("__metadata__", {}).get(_DIGEST)  # files of before it was written have none
-        if wanted is not None and wanted != _sorted_digest(state):
+        if wanted is not None and wanted != digest(state):
             raise ValueError("its numbers are not those that were written")
         return state
     except FileNotFoundError as error:
@@ -61,16 +61,12 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """A SHA-256 of names, types, shapes and bytes of a state: equal digests, equal states."""
+    """A SHA-256 of names, types, shapes and bytes of a state, in whatever order: equal digests, equal states."""
     found = hashlib.sha256()
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def _sorted_digest(state: Mapping[str, Tensor]) -> str:
-    return digest({name: state[name] for name in sorted(state)})
 
 
 def _check_whole(path: Path) -> None:

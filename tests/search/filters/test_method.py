@@ -24,7 +24,7 @@ class TestFilters(MethodContract):
     def test_result_is_inside_every_budget(self, found: Found, problem: Problem) -> None:
         """Its networks have filters of their own, so that the space of bits alone doesn't hold them."""
         assert fits(found.best.graph, found.best.bits, problem.budgets, problem.space.costs)
-        assert found.costs["weights"] > 0.9 * problem.budgets[0].limit
+        assert max(found.costs[budget.cost] / budget.limit for budget in problem.budgets) > 0.9  # one of them binds
         assert any(not isinstance(bits.weight, int) for bits in found.best.bits.values())
         options = problem.space.options
         for name, bits in found.best.bits.items():
