@@ -18,6 +18,7 @@ from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.profile import sample_program
 from bitsmith.pipeline.speed import FILE, at_eight, measure_speeds, owner, read_speeds
 from bitsmith.quantize import build
+from bitsmith.recipe import parse_recipe
 from bitsmith.report import LayerSpeed, Speed, Time
 from bitsmith.train import calibrate
 
@@ -98,7 +99,9 @@ def test_parts_make_up_the_call_and_are_kept_until_the_file_is_another(tmp_path)
     images = torch.randint(0, 256, (4, *blueprint.graph.input_shape), dtype=torch.uint8)
     labels = torch.zeros(4, dtype=torch.int64)
     calibrate(network, TensorSplit(images=images, labels=labels, contract=blueprint.input), batches=1, batch_size=4)
-    run, entry = RunFolder(path=tmp_path), Entry(name="made", kind="found", budgets=())
+    made = {"model": {"spec": "resnet8"}, "data": {"source": "digits"}, "budgets": ["size=20kB"], "start": "scratch"}
+    run = RunFolder.create(tmp_path, parse_recipe(made, "the test"))
+    entry = Entry(name="made", kind="found", budgets=())
     exported.export(network.eval(), tmp_path / "made")
     run.write_entry(entry, blueprint)
     clock = Clock()
