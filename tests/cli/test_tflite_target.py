@@ -6,7 +6,7 @@ import pytest
 
 import bitsmith as bs
 
-pytest.importorskip("ai_edge_litert")
+pytest.importorskip("ai_edge_litert", reason="LiteRT isn't installed: pip install 'bitsmith[tflite]'")
 
 
 def test_a_tflite_file_is_part_of_a_run_on_target_ethos_u(bitsmith, own, trained, monkeypatch):
