@@ -5,7 +5,8 @@
 
 Weights are random and activation ranges calibrated on random images, as in `benchmarks.deploy`, so that nothing is said
 of accuracy. Differences are counted operator by operator on eight images, classes on all. Sizes are in bytes; trained
-weights may compress better or worse than random ones.
+weights may compress better or worse than random ones. `table` rows: a latency table of Vela's estimates, held against
+its figure of random networks of mixed bits.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ from bitsmith.data import TensorSplit
 from bitsmith.deploy import lower
 from bitsmith.deploy.tflite import compile_with_vela, vela_missing, verify_tflite, write_tflite
 from bitsmith.models import load_model
-from bitsmith.quantize import build, freeze
+from bitsmith.pipeline.profile import predict
+from bitsmith.pipeline.vela import check_vela, covering_weights, profile_vela
+from bitsmith.quantize import build, float_blueprint, freeze
+from bitsmith.report import median_error
+from bitsmith.space import precision
 from bitsmith.train import calibrate
 
 INNER = (8, 4, 3, 2, 1)
+TABLES = ("resnet8", "resnet20", "mobilenet_v2_small")
+ACCELERATOR = "ethos-u55-128"
 
 
 def main() -> None:
@@ -74,9 +81,14 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     flash = {row["name"]: row["vela"]["flash"] for row in rows if "vela" in row}
+    ratios = {f"{name} Vela's flash against w8a8's": round(of / flash["w8a8"], 4) for name, of in flash.items()}
+    if vela_missing() is None:
+        tables = [table_row(name, 2 if quick else 10) for name in TABLES]
+        ratios |= {f"{row['name']} median error": row["median_error"] for row in tables}
+        rows += tables
     path = write_result(
         "tflite",
-        ratios={f"{name} Vela's flash against w8a8's": round(of / flash["w8a8"], 4) for name, of in flash.items()},
+        ratios=ratios,
         rows=rows,
         settings={"batch": 1, "model": "resnet8", "ends": 8},
         seed=SEED,
@@ -84,6 +96,28 @@ def main() -> None:
         quick=quick,
     )
     print(path)
+
+
+def table_row(model: str, count: int) -> dict[str, Any]:
+    """Sums of a table of Vela's estimates against its figure of whole random networks."""
+    shape = (3, 32, 32)
+    module, _ = load_model(model, classes=10, shape=shape, seed=SEED)
+    template = dataclasses.replace(float_blueprint(capture(module, shape).graph), input=CONTRACT)
+    space = precision(template, INNER, (8,))
+    with tempfile.TemporaryDirectory() as folder:
+        table = profile_vela(covering_weights(space), Path(folder) / "table.json", ACCELERATOR, seed=SEED)
+        found = check_vela(table, space, count, seed=SEED)
+    row = {
+        "name": f"{model} table",
+        "accelerator": str(table.setting),
+        "networks": count,
+        "median_error": median_error(found),
+        "largest_error": max(abs(one.error or 0.0) for one in found),
+        "seconds": [[one.predicted, one.measured] for one in found],
+        "uniform_seconds": {f"w{bits}": predict(table, space.uniform(bits, 8)) for bits in INNER},
+    }
+    print(row, flush=True)
+    return row
 
 
 if __name__ == "__main__":

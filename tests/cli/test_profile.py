@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from bitsmith.deploy.tflite import vela_missing
+
 RECIPE = {
     "name": "timed",
     "model": {"spec": "ownnet:make"},
@@ -63,6 +65,30 @@ def test_a_model_alone_is_measured_and_its_table_extended(bitsmith, recipe):
     assert json.loads(bitsmith(*arguments, cwd=recipe).stdout)["entries"] == more["entries"]
     floats = bitsmith(*arguments, "--float-input", cwd=recipe, check=1)
     assert "input: uint8 there, float here" in floats.stderr
+
+
+@pytest.mark.skipif(vela_missing() is not None, reason="Vela isn't installed")
+def test_velas_estimates_are_a_budget(bitsmith, recipe):
+    asked = ("profile", "--model", "ownnet:make", "--input", "1x8x8", "--vela", "ethos-u55-128", "--out", "vela.json")
+    bits = ("--weight-bits", "2,8")
+    made = bitsmith(*asked, *bits, "--random", 1, "--json", cwd=recipe)
+    [check] = json.loads(made.stdout)["checked"]
+    assert abs(check["error"]) < 0.05
+    table = json.loads((recipe / "vela.json").read_text())
+    assert {key.rpartition(", ")[2] for key in table["entries"] if key.startswith("conv 8x8x8")} == {
+        "weights of 2 bits", "weights of 8 bits"
+    }  # fmt: skip
+    (recipe / "npu.yaml").write_text(yaml.safe_dump({"name": "npu", "extends": "ethos-u", "latency": "vela.json"}))
+    shown = bitsmith(
+        "check", "--model", "ownnet:make", "--input", "1x8x8", *bits, "--target", "npu.yaml", "--budget", "latency=1us",
+        cwd=recipe, check=1,
+    )  # fmt: skip
+    assert "latency" in shown.stdout + shown.stderr
+    assert "--threads" in bitsmith(*asked, "--threads", 1, cwd=recipe, check=1).stderr
+    assert "--random 5" in bitsmith(*asked, *bits, "--check", cwd=recipe, check=1).stderr
+    assert "ethos-u55-128 there" in bitsmith("profile", *asked[1:5], "--out", "vela.json", cwd=recipe, check=1).stderr
+    narrow = bitsmith(*asked, "--activation-bits", "4,8", cwd=recipe, check=1).stderr
+    assert "may read fewer than 8 bits" in " ".join(narrow.split())
 
 
 def test_wrong_usage_says_what_to_give(bitsmith, recipe):

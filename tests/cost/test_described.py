@@ -149,7 +149,7 @@ def test_a_description_survives_yaml_whole(tmp_path):
 
 
 def test_a_latency_table_is_found_beside_its_file_and_noticed_when_it_changes(tmp_path):
-    setting = Setting(cpu="c", system="s", onnxruntime="1", threads=1, input="uint8")
+    setting = Setting(cpu="c", system="s", runtime="onnxruntime 1", threads=1, input="uint8")
     table = LatencyTable(setting=setting, call=Timing(nanoseconds=5, spread=0, measured=3))
     table.write(tmp_path / "table.json")
     described = read_description(tmp_path / write(tmp_path / "b.yaml", "latency: table.json"))

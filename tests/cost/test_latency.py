@@ -1,6 +1,7 @@
 """Works, tables and the cost made of them: additive, refused where unknown, whole from a damaged file."""
 
 import json
+from dataclasses import replace
 
 import graphs
 import numpy as np
@@ -15,15 +16,13 @@ from bitsmith.cost.latency import (
     LatencyTable,
     Setting,
     Timing,
-    fingerprint,
     latency_cost,
-    missing_keys,
     network_works,
     read_latency_table,
 )
 from bitsmith.errors import RecipeError, RunError
 
-SETTING = Setting(cpu="an abacus", system="Wood x86_64", onnxruntime="1.31.1", threads=1, input="uint8")
+SETTING = Setting(cpu="an abacus", system="Wood x86_64", runtime="onnxruntime 1.31.1", threads=1, input="uint8")
 WIDTHS = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True).map(lambda v: tuple(sorted(v)))
 OPTIONS = st.builds(Options, weight=WIDTHS, activation=WIDTHS)
 
@@ -110,10 +109,42 @@ def test_the_works_of_a_residual_network_are_these():
 
 def test_weight_bits_and_how_few_activation_bits_do_not_matter():
     graph = graphs.residual()
-    prints = {(w, a): fingerprint(graphs.blueprint(graph, w, a)) for w in (1, 4, 8) for a in (1, 2, 7, 8)}
+    table = invented()
+    prints = {(w, a): table.fingerprint(graphs.blueprint(graph, w, a)) for w in (1, 4, 8) for a in (1, 2, 7, 8)}
     assert len({prints[w, 8] for w in (1, 4, 8)}) == 1
     assert prints[1, 2] == prints[8, 7]
     assert len(set(prints.values())) == 3  # a byte, less, and signs where what is read has a sign
+
+
+def test_by_weights_sums_are_told_apart_by_their_bits_and_nothing_else_is():
+    graph = graphs.residual()
+    table = replace(invented(), by_weights=True)
+    keys = {w: [table.key(work) for work in network_works(graphs.blueprint(graph, w, 8))] for w in (4, 8)}
+    plain = [work.key for work in network_works(graphs.blueprint(graph, 8, 8))]
+    own = [i for i, (four, eight) in enumerate(zip(keys[4], keys[8], strict=True)) if four != eight]
+    assert {keys[4][i] for i in own} == {f"{plain[i]}, weights of 4 bits" for i in own}
+    assert {plain[i] for i in range(len(plain)) if i not in own} == {
+        key for key in plain if not key.startswith(("conv", "linear"))
+    }
+    assert len({table.fingerprint(graphs.blueprint(graph, w, 8)) for w in (1, 4, 8)}) == 3
+
+    # Priced by the bits that each layer has: 100 ns for each of them in every layer with weights, else nothing.
+    entries = {
+        table.key(work): timing(100 * work.weights if isinstance(work.weights, int) else 0)
+        for bits in (2, 8)
+        for work in network_works(graphs.blueprint(graph, bits, 8))
+    }
+    costs = {"latency": latency_cost(replace(table, call=timing(0), entries=entries))}
+    names = [layer.name for layer in graph.layers]
+    widths = {name: 2 if i % 2 else 8 for i, name in enumerate(names)}
+    mixed = {name: Bits(weight=width, activation=8) for name, width in widths.items()}
+    bits = sum(widths[name] * len(graph.uses[name]) for name in names)
+    assert exact("latency", graph, mixed, costs) == pytest.approx(1e-7 * bits)
+    with pytest.raises(RecipeError, match=r"no time for .*, weights of 4 bits"):
+        exact("latency", graph, graphs.uniform_bits(graph, 4, 8), costs)
+    filters = mixed | {names[0]: Bits(weight=(8,) * (graph[names[0]].shape[0] - 1) + (2,), activation=8)}
+    with pytest.raises(RecipeError, match=f"the filters of '{names[0]}' differ in bits"):
+        exact("latency", graph, filters, costs)
 
 
 def test_what_the_table_lacks_is_refused_with_layer_and_command():
@@ -124,7 +155,7 @@ def test_what_the_table_lacks_is_refused_with_layer_and_command():
     assert exact("latency", graph, graphs.uniform_bits(graph, 2, 8), costs) > 0
     with pytest.raises(RecipeError, match=r"no time for 'x' \(input 3x8x8, onto signed\).*bitsmith profile"):
         exact("latency", graph, narrow.bits, costs)
-    assert set(missing_keys(table, narrow)) == {
+    assert set(table.missing_keys(narrow)) == {
         "input 3x8x8, onto signed", "narrow 4x8x8, unsigned to unsigned", "clip 4x8x8", "clip 8x4x4", "clip 8x1x1"
     }  # fmt: skip
     with pytest.raises(RecipeError, match="layer 'stem' stays float"):
@@ -150,12 +181,13 @@ def test_a_table_comes_back_from_its_file(tmp_path):
 DAMAGES = {
     "half of it": lambda text: text[: len(text) // 2],
     "a list": lambda text: "[1, 2]",
-    "another schema": lambda text: text.replace('"schema": 1', '"schema": 7'),
+    "another schema": lambda text: text.replace('"schema": 2', '"schema": 7'),
     "a negative time": lambda text: text.replace('"nanoseconds": 5000', '"nanoseconds": -1'),
     "no time": lambda text: text.replace('"nanoseconds": 5000', '"nanoseconds": null'),
     "a fraction": lambda text: text.replace('"nanoseconds": 5000', '"nanoseconds": 0.5'),
     "an unknown field": lambda text: text.replace('"threads"', '"thread"'),
     "words for threads": lambda text: text.replace('"threads": 1', '"threads": "two"'),
+    "a word for yes": lambda text: text.replace('"by_weights": false', '"by_weights": "no"'),
     "entries in a list": lambda text: json.dumps({**json.loads(text), "entries": [1]}),
     "networks of numbers": lambda text: json.dumps({**json.loads(text), "networks": [1]}),
 }

@@ -220,7 +220,7 @@ def test_filters_that_differ_are_refused_where_nothing_could_price_or_hold_them(
         zigzag = dataclasses.replace(onnx, name="z", zigzag=ZigZag(accelerator=tmp_path, mapping=tmp_path))
         with pytest.raises(RecipeError, match=r"'z' is priced by ZigZag, which .*; take a target without zigzag, or"):
             zigzag.check_filters(remove=remove)
-    setting = Setting(cpu="c", system="s", onnxruntime="1", threads=1, input="float")
+    setting = Setting(cpu="c", system="s", runtime="onnxruntime 1", threads=1, input="float")
     table = LatencyTable(setting=setting, call=Timing(nanoseconds=1, spread=0, measured=1), entries={})
     measured = dataclasses.replace(onnx, name="m", latency=table)
     measured.check_filters(remove=False)

@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bitsmith.blueprint import Bits, Blueprint, InputContract
-from bitsmith.cost.latency import missing_keys, network_works, read_latency_table
+from bitsmith.cost.latency import network_works, read_latency_table
 from bitsmith.deploy.onnx_file import to_onnx
 from bitsmith.deploy.profile import Measured, measure, time_calls, typical
 from bitsmith.errors import RecipeError, RunError
@@ -102,11 +102,11 @@ def test_a_stopped_measurement_keeps_what_is_done_and_goes_on(tmp_path, monkeypa
         profile(covering(space), file, measuring=Clock(covering(space), stop_after=1))
     kept = read_latency_table(file)
     assert kept.entries
-    assert missing_keys(kept, covering(space)[1])
+    assert kept.missing_keys(covering(space)[1])
     clock = Clock(covering(space))
     whole = profile(covering(space), file, measuring=clock)
     assert clock.programs == 2
-    assert not any(missing_keys(whole, blueprint) for blueprint in covering(space))
+    assert not any(whole.missing_keys(blueprint) for blueprint in covering(space))
     assert kept.entries.items() <= whole.entries.items()
 
 

@@ -1,4 +1,4 @@
-"""profile: measure a latency table on this machine, and hold its predictions against whole networks."""
+"""profile: a latency table, measured here or as Vela estimates it, and its predictions against whole networks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from bitsmith.cli.options import (
     Pins,
     Quiet,
     Shape,
+    WeightBits,
     Width,
     parse_shape,
     space_section,
@@ -36,10 +37,11 @@ from bitsmith.files import read_yaml
 from bitsmith.models import load_model
 from bitsmith.pipeline import RunFolder
 from bitsmith.pipeline.latencies import check_run, exported
-from bitsmith.pipeline.profile import ROUNDS, check_random, covering
+from bitsmith.pipeline.profile import ROUNDS, check_random, covering, refuse_other_setting
 from bitsmith.pipeline.profile import Progress as Watch
 from bitsmith.pipeline.profile import profile as measure_table
 from bitsmith.pipeline.traits import is_integer
+from bitsmith.pipeline.vela import check_vela, covering_weights, profile_vela, vela_setting
 from bitsmith.pipeline.verbs import bare_template
 from bitsmith.recipe import SpaceSection, parse_recipe
 from bitsmith.report import Latency, median_error
@@ -53,6 +55,7 @@ def profile(
     shape: Shape = None,
     output: Output = None,
     width: Width = None,
+    weight_bits: WeightBits = None,
     activation_bits: ActivationBits = None,
     pin: Pins = None,
     ends: Ends = None,
@@ -66,30 +69,47 @@ def profile(
         bool, typer.Option("--check", help="Measure nothing new: hold predictions against whole networks.")
     ] = False,
     random: Annotated[int, typer.Option(min=0, help="Check so many random networks of the space.")] = 0,
+    vela: Annotated[
+        str | None,
+        typer.Option(metavar="ACCELERATOR", help="Take Vela's estimates, as for ethos-u55-128."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of random weights and random networks.")] = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine how long the layers of a network's space take, for budgets such as latency=3ms.
 
-    Stopped, it goes on where it was. Weights' bits don't matter: files unpack them at load.
+    Stopped, it goes on where it was. Weights' bits don't matter to onnxruntime: files unpack them at load. With --vela,
+    Arm's compiler says what every layer takes at every bit-width of its weights.
     """
+    target = "onnx" if vela is None else "ethos-u"
+    if vela is not None and threads is not None:
+        raise RecipeError("--threads belongs to measuring on this machine; leave it out beside --vela")
     run = RunFolder(path=source) if source is not None and source.is_dir() else None
     if source is not None:
         if model is not None or shape is not None or width is not None:
             raise RecipeError("give a run folder or recipe, or --model and --input, not both")
-        space = _space_of(source)
-        if activation_bits or pin or ends:
+        space = _space_of(source, target)
+        if weight_bits or activation_bits or pin or ends:
             raise RecipeError(
-                "a recipe says itself what its layers may take; --activation-bits, --pin, --ends are of --model"
+                "a recipe says itself what its layers may take; options of bits, --pin and --ends are of --model"
             )
     else:
-        space = _space_of_model(
-            model, shape, output, width, space_section(None, activation_bits, ends, pin), float_input
-        )
+        bits = activation_bits or ("8" if vela is not None else None)
+        space = _space_of_model(model, shape, output, width, space_section(weight_bits, bits, ends, pin), float_input)
     known = read_latency_table(out_file).setting.threads if out_file.exists() and threads is None else threads or 1
     with counting(quiet or as_json) as watch:
-        if checked:
+        if vela is not None:
+            covered = covering_weights(space)
+            if checked and not random:
+                raise RecipeError("give --random 5 for random networks of the space, which Vela compiles too")
+            if checked:
+                table = read_latency_table(out_file)
+                refuse_other_setting(table, vela_setting(vela, space.template.input.kind))
+            else:
+                table = profile_vela(covered, out_file, vela, seed=seed, watch=watch)
+            rows = check_vela(table, space, random, seed=seed, watch=watch)
+        elif checked:
             table = read_latency_table(out_file)
             rows = _check(table, run, space, random, rounds, seed, watch)
         else:
@@ -128,11 +148,11 @@ def _searched(run: RunFolder | None) -> list[Blueprint]:
     return [blueprint for _, blueprint in run.entries() if is_integer(blueprint)]
 
 
-def _space_of(source: Path) -> Precision:
-    """The space of a recipe or run, whatever its target and budgets: these may need the table that isn't there yet."""
+def _space_of(source: Path, target: str) -> Precision:
+    """The space of a recipe or run, whatever its own target and budgets: these may need the table that isn't there."""
     file = source / "recipe.yaml" if source.is_dir() else source
     values = read_yaml(file, "recipe", "model, data and budgets")
-    recipe = parse_recipe({**values, "target": "onnx", "budgets": ["size=1GB"]}, str(file))
+    recipe = parse_recipe({**values, "target": target, "budgets": ["size=1GB"]}, str(file))
     with tempfile.TemporaryDirectory() as folder:
         for name in ("graph.json", "captured.safetensors"):
             if source.is_dir() and (source / name).exists():

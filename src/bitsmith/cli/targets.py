@@ -86,7 +86,7 @@ def _energy(target: Target) -> list[tuple[str, str]]:
     elif target.energy is not None:
         lines.append(("energy", f"the model {target.energy}"))
     if target.latency is not None:
-        lines.append(("latency", f"measured: {target.latency.setting}"))
+        lines.append(("latency", f"by a table: {target.latency.setting}"))
     if target.zigzag is not None:
         lines.append(("zigzag", f"{target.zigzag.accelerator}, {target.zigzag.mapping}"))
     return lines

@@ -3,7 +3,8 @@
 A network is a list of **works**: what one operator of the integer program does, in one or two parts.
 
 - A convolution, linear layer, lone BatchNorm or average pool is the kernel that sums ("main") and, where its result
-  lies on fewer than 8 bits, what brings it there ("clip"). Bits of weights don't matter: they are unpacked at load.
+  lies on fewer than 8 bits, what brings it there ("clip"). Bits of weights don't matter to onnxruntime: they are
+  unpacked at load. What reads compressed weights, as an Ethos-U does, takes `Work.weights` into its keys.
 - A layer that reads a stream at fewer bits narrows it first: elementwise kernels over what it reads.
 - Everything else is one work. The grid it writes onto matters, its values don't.
 
@@ -41,12 +42,14 @@ class Work:
     Args:
         operator: its name in the program.
         part: "clip": what brings a sum onto fewer than 8 bits; "main": all else.
-        key: all that its time depends on, in words.
+        key: all that its time depends on, in words; but for `weights`.
+        weights: bits of the weights that it sums, of each filter where these differ; None where it has none.
     """
 
     operator: str
     part: Part = "main"
     key: str
+    weights: int | tuple[int, ...] | None = None
 
 
 def layer_works(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bits) -> list[Work]:
@@ -63,7 +66,9 @@ def layer_works(graph: NetworkGraph, plan: GridPlan, layer: LayerSpec, bits: Bit
             f"the maps that layer {layer.name!r} reads differ in bits; latency is measured with one number for all of "
             "them: give its activations one bit-width, or budget another cost"
         )
-    works = [Work(operator=use, key=_sums(graph, plan, graph[use])) for use in graph.uses[layer.name]]
+    works = [
+        Work(operator=use, key=_sums(graph, plan, graph[use]), weights=bits.weight) for use in graph.uses[layer.name]
+    ]
     if plan.narrows(layer.name):
         if activation < STREAM_BITS:
             onto = _range(activation, plan.reads_signed(layer.name))

@@ -1,9 +1,9 @@
 """Latency tables: what each work of a network takes on one machine, measured; and the cost `latency` made of one.
 
-    latency = call + sum over works of entries[work.key]
+    latency = call + sum over works of entries[table.key(work)]
 
-in whole nanoseconds, for one image in one call of onnxruntime. `bitsmith.cost.kernels` says what the works are,
-`bitsmith profile` measures them. What a table lacks is refused, never guessed.
+in whole nanoseconds, for one image in one call. `bitsmith.cost.kernels` says what the works are, `bitsmith profile`
+measures them in onnxruntime, or takes Vela's estimates of an Ethos-U. What a table lacks is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bitsmith.cost.kernels import Work, free_works, layer_works
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.files import read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 NANOSECONDS = 1e9
 
 
@@ -50,20 +50,20 @@ class Setting:
 
     Args:
         cpu, system: as the machine calls itself.
-        onnxruntime: its version.
+        runtime: what computes the networks, with its version, such as "onnxruntime 1.29.0".
         threads: within one operator.
         input: what the networks took, "uint8" pixels or "float" numbers.
     """
 
     cpu: str
     system: str
-    onnxruntime: str
+    runtime: str
     threads: int
     input: str
 
     def __str__(self) -> str:
         count = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"onnxruntime {self.onnxruntime}, {count}, {self.cpu} ({self.system}), one image of {self.input}"
+        return f"{self.runtime}, {count}, {self.cpu} ({self.system}), one image of {self.input}"
 
     def differences(self, other: Setting) -> list[str]:
         """What is otherwise in another setting, in words.
@@ -84,14 +84,44 @@ class LatencyTable:
         call: of a call that computes nothing.
         entries: key of a work -> its time.
         networks: `fingerprint` of every network that was measured for it.
+        by_weights: whether times depend on the bits of weights, so that entries are told apart by them.
         file: where it lies, for messages.
     """
 
     setting: Setting
     call: Timing
+    by_weights: bool = False
     entries: Mapping[str, Timing] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
     file: Path | None = None
+
+    def key(self, work: Work) -> str:
+        """Under what a work's time stands in `entries`.
+
+        Example:
+            "linear logits 64 to 10", and by weights "linear logits 64 to 10, weights of 4 bits".
+
+        Raises:
+            RecipeError: by weights, of a layer whose filters differ in bits.
+        """
+        if not self.by_weights or work.weights is None:
+            return work.key
+        if not isinstance(work.weights, int):
+            raise RecipeError(
+                f"the filters of {work.operator!r} differ in bits, and the latency table {self.file or ''} knows "
+                "layers of one bit-width: give its weights one, or budget another cost"
+            )
+        return f"{work.key}, weights of {work.weights} bits"
+
+    def fingerprint(self, blueprint: Blueprint) -> str:
+        """A short text that two blueprints share whose networks run the same works, as far as this table tells."""
+        counted = sorted(Counter(self.key(work) for work in network_works(blueprint)).items())
+        return hashlib.sha256(repr(counted).encode()).hexdigest()[:16]
+
+    def missing_keys(self, blueprint: Blueprint) -> list[str]:
+        """Keys of a network's works that the table lacks, each once."""
+        keys = dict.fromkeys(self.key(work) for work in network_works(blueprint))
+        return [key for key in keys if key not in self.entries]
 
     def with_entries(self, entries: Mapping[str, Timing], networks: Iterable[str]) -> LatencyTable:
         """The table with more entries; those it has stay."""
@@ -103,6 +133,7 @@ class LatencyTable:
         values = {
             "schema": SCHEMA,
             "setting": asdict(self.setting),
+            "by_weights": self.by_weights,
             "call": asdict(self.call),
             "entries": {key: asdict(timing) for key, timing in self.entries.items()},
             "networks": list(self.networks),
@@ -124,9 +155,12 @@ def read_latency_table(path: Path) -> LatencyTable:
         setting = Setting(**values["setting"])
         if not isinstance(setting.threads, int) or not all(isinstance(name, str) for name in values["networks"]):
             raise TypeError("threads must be a number, networks must be texts")
+        if not isinstance(values["by_weights"], bool):
+            raise TypeError("by_weights must be true or false")
         return LatencyTable(
             setting=setting,
             call=Timing(**values["call"]),
+            by_weights=values["by_weights"],
             entries={key: Timing(**timing) for key, timing in values["entries"].items()},
             networks=tuple(values["networks"]),
             file=path,
@@ -144,18 +178,6 @@ def network_works(blueprint: Blueprint) -> list[Work]:
     graph, plan = blueprint.graph, blueprint.grids
     layers = [work for layer in graph.layers for work in layer_works(graph, plan, layer, blueprint.bits[layer.name])]
     return [*free_works(graph, plan), *layers]
-
-
-def fingerprint(blueprint: Blueprint) -> str:
-    """A short text that two blueprints share whose networks run the same works; bits of weights don't matter."""
-    counted = sorted(Counter(work.key for work in network_works(blueprint)).items())
-    return hashlib.sha256(repr(counted).encode()).hexdigest()[:16]
-
-
-def missing_keys(table: LatencyTable, blueprint: Blueprint) -> list[str]:
-    """Keys of a network's works that a table lacks, each once."""
-    keys = dict.fromkeys(work.key for work in network_works(blueprint))
-    return [key for key in keys if key not in table.entries]
 
 
 def latency_cost(table: LatencyTable) -> Cost:
@@ -180,11 +202,12 @@ def latency_cost(table: LatencyTable) -> Cost:
 
 
 def _nanoseconds(table: LatencyTable, work: Work) -> int:
-    found = table.entries.get(work.key)
+    key = table.key(work)
+    found = table.entries.get(key)
     if found is None:
         where = str(table.file) if table.file else "the latency table"
         raise RecipeError(
-            f"{where} has no time for {work.operator!r} ({work.key}); on the machine it was measured on, run "
-            f"bitsmith profile with this recipe or model and --out {table.file or 'FILE'}, which adds what is missing"
+            f"{where} has no time for {work.operator!r} ({key}); where and how it was measured, run bitsmith profile "
+            f"with this recipe or model and --out {table.file or 'FILE'}, which adds what is missing"
         )
     return found.nanoseconds

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitsmith.blueprint import Blueprint
-from bitsmith.cost.latency import LatencyTable, fingerprint
+from bitsmith.cost.latency import LatencyTable
 from bitsmith.errors import RunError
 from bitsmith.files import read_json, write_json
 from bitsmith.pipeline.folder import RunFolder
@@ -78,7 +78,7 @@ def _predicted(table: LatencyTable, name: str, blueprint: Blueprint) -> Latency:
         predicted=predict(table, blueprint),
         measured=None,
         spread=None,
-        known=fingerprint(blueprint) in table.networks,
+        known=table.fingerprint(blueprint) in table.networks,
         setting=f"nothing, as {other_setting_note(table, blueprint.input.kind)}",
     )
 

@@ -23,7 +23,6 @@ from bitsmith.cost.latency import (
     LatencyTable,
     Setting,
     Timing,
-    fingerprint,
     latency_cost,
     network_works,
     read_latency_table,
@@ -59,7 +58,7 @@ def present_setting(threads: int, input_kind: str) -> Setting:
     return Setting(
         cpu=cpu(),
         system=f"{platform.system()} {platform.machine()}",
-        onnxruntime=version("onnxruntime"),
+        runtime=f"onnxruntime {version('onnxruntime')}",
         threads=threads,
         input=input_kind,
     )
@@ -113,7 +112,8 @@ def profile(
         if table is None:
             setting = present_setting(threads, together[0].input.kind)
             table = LatencyTable(setting=setting, call=_timing([call[undisturbed(call)]]), file=path)
-        table = table.with_entries(*_entries(together, measured, typical(call)))
+        entries = _entries(together, measured, typical(call))
+        table = table.with_entries(entries, map(table.fingerprint, together))
         table.write(path)
     if table is None:
         raise RunError("there is no network to measure")
@@ -196,7 +196,7 @@ def check(
             predicted=predicted[name],
             measured=typical(seconds[name]),
             spread=spread(seconds[name]),
-            known=fingerprint(blueprint) in table.networks,
+            known=table.fingerprint(blueprint) in table.networks,
             setting=str(table.setting),
         )
         for name, (blueprint, _) in networks.items()
@@ -255,10 +255,8 @@ def _random_inputs(blueprint: Blueprint, generator: torch.Generator) -> TensorSp
     )
 
 
-def _entries(
-    blueprints: Sequence[Blueprint], measured: Sequence[Measured], call: float
-) -> tuple[dict[str, Timing], list[str]]:
-    """The works of networks that were measured together, and the fingerprints of these networks.
+def _entries(blueprints: Sequence[Blueprint], measured: Sequence[Measured], call: float) -> dict[str, Timing]:
+    """The works of networks that were measured together.
 
     Of each network the works that no earlier one had are what is left of its whole call,
 
@@ -284,7 +282,7 @@ def _entries(
         for at in new:
             occurrences.setdefault(works[at], []).append(times[at] - cost * kernels[at])
         found |= {key: _timing(seconds) for key, seconds in occurrences.items()}
-    return found, [fingerprint(blueprint) for blueprint in blueprints]
+    return found
 
 
 def profile_cost(profiled: Sequence[float], kernels: Sequence[int], left: float) -> float:

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ class VelaReport:
         seconds: the same at the accelerator's clock.
         macs: that the NPU computes.
         cpu_operators: operators that Vela leaves to the CPU.
+        layers: cycles by the tensor that operators write; together `cycles`.
     """
 
     accelerator: str
@@ -45,6 +48,7 @@ class VelaReport:
     seconds: float
     macs: int
     cpu_operators: int
+    layers: Mapping[str, int]
 
 
 def vela_missing() -> str | None:
@@ -67,17 +71,22 @@ def compile_with_vela(path: Path | str, accelerator: str = "ethos-u55-128") -> V
         raise ExportError(missing)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ethosu.vela", str(path)]
-        command += ["--accelerator-config", accelerator, "--output-dir", folder]
+        command += ["--accelerator-config", accelerator, "--output-dir", folder, "--verbose-performance"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"Vela did not compile {path} in {_PATIENCE} s") from error
         summary = next(iter(Path(folder).glob("*summary*.csv")), None)
-        if done.returncode or summary is None:
+        layers = next(iter(Path(folder).glob("*per-layer.csv")), None)
+        if done.returncode or summary is None or layers is None:
             last = [line for line in (done.stderr + done.stdout).strip().splitlines() if line.strip()]
             raise ExportError(f"Vela can't compile {path}: {last[-1] if last else 'it says nothing'}")
         with summary.open(newline="") as file:
             row = next(csv.DictReader(file))
+        cycles: Counter[str] = Counter()
+        with layers.open(newline="") as file:
+            for layer in csv.DictReader(file):
+                cycles[layer["Name"]] += round(float(layer["Op Cycles"]))
     left = re.search(r"CPU operators = (\d+)", done.stdout)
     return VelaReport(
         accelerator=accelerator,
@@ -88,4 +97,5 @@ def compile_with_vela(path: Path | str, accelerator: str = "ethos-u55-128") -> V
         seconds=float(row["inference_time"]),
         macs=round(float(row["nn_macs"])),
         cpu_operators=int(left[1]) if left else 0,
+        layers=cycles,
     )
