@@ -3,12 +3,11 @@
     python -m benchmarks.c_target             all
     python -m benchmarks.c_target --quick     fewer images and rounds
 
-Weights are random and activation ranges calibrated on random images, as in `benchmarks.deploy`: speed and size don't
-depend on what was learned. The C code is compiled by gcc -O3 -march=native, for which onnxruntime chooses its kernels
-too, and by plain -O3, which on x86 means SSE2. One thread, batch 1, CPU time; onnxruntime and the C programs take
-turns, so that a slower minute hits all alike, and `latency_vs_onnxruntime` is the ratio of medians. `text_bytes` are
-the instructions by gcc -Os on this machine; `flash` and `ram` those of the linked image on a Cortex-M4F, where
-gcc-arm-none-eabi and qemu are installed, beside what the cost model says.
+Weights are random (`benchmarks.sample`). The C code is compiled by gcc -O3 -march=native, for which onnxruntime chooses
+its kernels too, and by plain -O3, which on x86 means SSE2. One thread, batch 1, CPU time; onnxruntime and the C
+programs take turns, so that a slower minute hits all alike, and `latency_vs_onnxruntime` is the ratio of medians.
+`text_bytes` are the instructions by gcc -Os on this machine; `flash` and `ram` those of the linked image on a
+Cortex-M4F, where gcc-arm-none-eabi and qemu are installed, beside what the cost model says.
 """
 
 from __future__ import annotations
@@ -23,20 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.deploy import CONTRACT, SEED, make_blueprint
 from benchmarks.result import write_result
+from benchmarks.sample import SEED, sample, with_inner
 from bitsmith.blueprint import Bits
-from bitsmith.capture import capture
 from bitsmith.cost import TARGETS, exact, plan_arena
-from bitsmith.data import TensorSplit
-from bitsmith.deploy import lower, write_onnx
+from bitsmith.deploy import write_onnx
 from bitsmith.deploy.c import CFiles, cortex_m_tools, run_fixed, run_on_cortex_m, verify_c, write_c
 from bitsmith.deploy.c.verify import STRICT
 from bitsmith.deploy.reference import run as reference
 from bitsmith.deploy.runtime import infer, session
-from bitsmith.models import load_model
-from bitsmith.quantize import build, freeze
-from bitsmith.train import calibrate
 
 INNER = ((8, 8), (4, 8), (2, 8), (4, 4))
 BUILDS = {"native": ("-O3", "-march=native"), "baseline": ("-O3",)}
@@ -47,26 +41,16 @@ def main() -> None:
     quick = "--quick" in sys.argv[1:]
     torch.set_num_threads(1)
     started = time.process_time()
-    shape = (3, 32, 32)
-    module, _ = load_model("resnet8", classes=10, shape=shape, seed=SEED)
-    captured = capture(module, shape)
-    images = np.random.default_rng(SEED).integers(0, 256, (200 if quick else 1000, *shape), np.uint8)
-    split = TensorSplit(
-        images=torch.from_numpy(images), labels=torch.zeros(len(images), dtype=torch.int64), contract=CONTRACT
-    )
     rows: list[dict[str, Any]] = []
     for bits in INNER:
-        blueprint = make_blueprint(captured.graph, Bits(weight=bits[0], activation=bits[1]))
-        network = build(blueprint)
-        network.load_float(captured.state)
-        calibrate(network, split, batches=1, batch_size=100, seed=SEED)
-        program = lower(freeze(network.eval(), blueprint), blueprint)
+        of = sample("resnet8", with_inner(Bits(weight=bits[0], activation=bits[1])), 200 if quick else 1000)
+        blueprint, program, images = of.blueprint, of.program, of.images
         arena = plan_arena(blueprint.graph)
         with tempfile.TemporaryDirectory() as folder:
             onnx = write_onnx(program, Path(folder) / "n.onnx")
             files = write_c(program, arena, Path(folder) / "c", images=images)
             fixed = write_c(program, arena, Path(folder) / "fixed", images=images, fpu=False)
-            found = verify_c(files, program, arena, images, split.labels.numpy(), flags=BUILDS["native"])
+            found = verify_c(files, program, arena, images, of.labels, flags=BUILDS["native"])
             wanted = infer(session(onnx), images)[0]
             row = {
                 "name": f"w{bits[0]}a{bits[1]}",

@@ -26,7 +26,8 @@ import torch
 from torch import nn
 
 from benchmarks.result import write_result
-from bitsmith.blueprint import Bits, Blueprint, InputContract, NetworkGraph
+from benchmarks.sample import CONTRACT, SEED, images_of, with_inner
+from bitsmith.blueprint import Bits, Blueprint
 from bitsmith.capture import Captured, capture
 from bitsmith.cost import price
 from bitsmith.data import TensorSplit
@@ -37,8 +38,6 @@ from bitsmith.models import load_model
 from bitsmith.quantize import build, freeze
 from bitsmith.train import calibrate
 
-SEED = 0
-CONTRACT = InputContract(kind="uint8", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 INNER = ((8, 8), (4, 8), (2, 8), (4, 4))  # weight and activation bits of all layers but the first and the last
 
 
@@ -91,15 +90,14 @@ def measure(case: Case, folder: Path, *, rounds: int) -> list[dict[str, Any]]:
     """One row for the float network and one for each choice of bits."""
     shape = (3, case.pixels, case.pixels)
     module, _ = load_model(case.spec, classes=case.classes, shape=shape, seed=SEED)
-    images = np.random.default_rng(SEED).integers(0, 256, (case.images, *shape), np.uint8)
-    split = TensorSplit(
-        images=torch.from_numpy(images), labels=torch.zeros(len(images), dtype=torch.int64), contract=CONTRACT
-    )
+    split = images_of(case.images, shape)
+    images = split.images.numpy()
     captured = capture(module, shape)
     files, ideal, equal = {"float": export_float(module, shape, folder / "float.onnx")}, {}, {}
     for bits in INNER:
         name = f"w{bits[0]}a{bits[1]}"
-        blueprint = make_blueprint(captured.graph, Bits(weight=bits[0], activation=bits[1]))
+        choice = with_inner(Bits(weight=bits[0], activation=bits[1]))
+        blueprint = Blueprint(graph=captured.graph, bits=choice(captured.graph), input=CONTRACT)
         files[name] = folder / f"{name}.onnx"
         equal[name] = export_integers(captured, blueprint, split, files[name])
         ideal[name] = price(blueprint.graph, blueprint.bits)["size"]
@@ -131,14 +129,6 @@ def measure(case: Case, folder: Path, *, rounds: int) -> list[dict[str, Any]]:
             }
         rows.append(row)
     return rows
-
-
-def make_blueprint(graph: NetworkGraph, inner: Bits) -> Blueprint:
-    """8 bits for the first and the last layer, `inner` for all others."""
-    layers = [layer.name for layer in graph.layers]
-    ends = {layers[0], layers[-1]}
-    bits = {name: Bits(weight=8, activation=8) if name in ends else inner for name in layers}
-    return Blueprint(graph=graph, bits=bits, input=CONTRACT)
 
 
 def export_integers(captured: Captured, blueprint: Blueprint, split: TensorSplit, path: Path) -> bool:

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.result import RESULTS, write_result
-from bitsmith.blueprint import Blueprint, Budget, InputContract
+from benchmarks.sample import CONTRACT
+from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.capture import capture
 from bitsmith.cost import ExpectedCost, price
 from bitsmith.data import TensorSplit
@@ -43,7 +44,6 @@ from bitsmith.train import calibrate
 
 SEED = 0
 CLASSES = 5
-CONTRACT = InputContract(kind="uint8", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,9 @@
     python -m benchmarks.tflite             all
     python -m benchmarks.tflite --quick     fewer images
 
-Weights are random and activation ranges calibrated on random images, as in `benchmarks.deploy`, so that nothing is said
-of accuracy. Differences are counted operator by operator on eight images, classes on all. Sizes are in bytes; trained
-weights may compress better or worse than random ones. `table` rows: a latency table of Vela's estimates, held against
-its figure of random networks of mixed bits.
+Weights are random (`benchmarks.sample`), so that nothing is said of accuracy. Differences are counted operator by
+operator on eight images, classes on all. Sizes are in bytes; trained weights may compress better or worse than random
+ones. `table` rows: a latency table of Vela's estimates, held against its figure of random networks of mixed bits.
 """
 
 from __future__ import annotations
@@ -18,24 +17,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.deploy import CONTRACT, SEED, make_blueprint
 from benchmarks.result import write_result
+from benchmarks.sample import CONTRACT, PIXELS, SEED, sample, with_inner
 from bitsmith.blueprint import Bits
 from bitsmith.capture import capture
 from bitsmith.cost import exact
-from bitsmith.data import TensorSplit
-from bitsmith.deploy import lower
 from bitsmith.deploy.tflite import compile_with_vela, vela_missing, verify_tflite, write_tflite
 from bitsmith.models import load_model
 from bitsmith.pipeline.profile import predict
 from bitsmith.pipeline.vela import check_vela, covering_weights, profile_vela
-from bitsmith.quantize import build, float_blueprint, freeze
+from bitsmith.quantize import float_blueprint
 from bitsmith.report import median_error
 from bitsmith.space import precision
-from bitsmith.train import calibrate
 
 INNER = (8, 4, 3, 2, 1)
 TABLES = ("resnet8", "resnet20", "mobilenet_v2_small")
@@ -47,34 +42,23 @@ def main() -> None:
     quick = "--quick" in sys.argv[1:]
     torch.set_num_threads(1)
     started = time.process_time()
-    shape = (3, 32, 32)
-    module, _ = load_model("resnet8", classes=10, shape=shape, seed=SEED)
-    captured = capture(module, shape)
-    images = np.random.default_rng(SEED).integers(0, 256, (100 if quick else 1000, *shape), np.uint8)
-    split = TensorSplit(
-        images=torch.from_numpy(images), labels=torch.zeros(len(images), dtype=torch.int64), contract=CONTRACT
-    )
     rows: list[dict[str, Any]] = []
     for bits in INNER:
-        blueprint = make_blueprint(captured.graph, Bits(weight=bits, activation=8))
-        network = build(blueprint)
-        network.load_float(captured.state)
-        calibrate(network, split, batches=1, batch_size=100, seed=SEED)
-        program = lower(freeze(network.eval(), blueprint), blueprint)
+        of = sample("resnet8", with_inner(Bits(weight=bits, activation=8)), 100 if quick else 1000)
         with tempfile.TemporaryDirectory() as folder:
-            file = write_tflite(program, Path(folder) / "n.tflite", images[:256])
-            found = verify_tflite(file, program, images, split.labels.numpy())
+            file = write_tflite(of.program, Path(folder) / "n.tflite", of.images[:256])
+            found = verify_tflite(file, of.program, of.images, of.labels)
             row: dict[str, Any] = {
                 "name": f"w{bits}a8",
-                "images": len(images),
+                "images": len(of.images),
                 "problems": list(found.problems),
                 "differing": {name: list(counts) for name, counts in found.differing.items()},
                 "largest_levels": {name: max(gap.largest[name] for gap in found.operators) for name in found.differing},
                 "equal_images_xnnpack": found.equal_images["xnnpack"],
                 "same_class": found.agreement,
                 "file_bytes": file.stat().st_size,
-                "priced_size": exact("size", blueprint.graph, blueprint.bits),
-                "priced_ram": exact("ram", blueprint.graph, blueprint.bits),
+                "priced_size": exact("size", of.blueprint.graph, of.blueprint.bits),
+                "priced_ram": exact("ram", of.blueprint.graph, of.blueprint.bits),
             }
             if vela_missing() is None:
                 row["vela"] = dataclasses.asdict(compile_with_vela(file))
@@ -100,9 +84,8 @@ def main() -> None:
 
 def table_row(model: str, count: int) -> dict[str, Any]:
     """Sums of a table of Vela's estimates against its figure of whole random networks."""
-    shape = (3, 32, 32)
-    module, _ = load_model(model, classes=10, shape=shape, seed=SEED)
-    template = dataclasses.replace(float_blueprint(capture(module, shape).graph), input=CONTRACT)
+    module, _ = load_model(model, classes=10, shape=PIXELS, seed=SEED)
+    template = dataclasses.replace(float_blueprint(capture(module, PIXELS).graph), input=CONTRACT)
     space = precision(template, INNER, (8,))
     with tempfile.TemporaryDirectory() as folder:
         table = profile_vela(covering_weights(space), Path(folder) / "table.json", ACCELERATOR, seed=SEED)
