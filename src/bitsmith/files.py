@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from bitsmith.errors import RecipeError, RunError
+from bitsmith.errors import BitsmithError, RecipeError, RunError
 
 # Far above what anything writes: beyond it, reading alone would take minutes and gigabytes.
 MOST_JSON = 2**27
@@ -81,6 +81,22 @@ def read_json(path: Path, what: str) -> Any:
         raise RunError(f"{path} can't be read: {error.strerror}; {what}") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+
+
+@contextmanager
+def values_of(path: Path, way_out: str) -> Iterator[None]:
+    """What values read from a file turn out to lack, or to be instead of what was written, is one message.
+
+    Raises:
+        RunError: in place of the LookupError, TypeError and the like that the block raises; names the file.
+    """
+    try:
+        yield
+    except BitsmithError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise RunError(f"{path} is damaged ({what}); {way_out}") from error
 
 
 def read_yaml(path: Path, what: str, fields: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bitsmith.blueprint import Blueprint
 from bitsmith.errors import RunError
-from bitsmith.files import read_json, write_text
+from bitsmith.files import write_text
 from bitsmith.pipeline.compare_plan import Plan, create, plan
 from bitsmith.pipeline.compare_pool import LOG, Failed, State, Work, run_all
 from bitsmith.pipeline.comparison import Comparison, dump_comparison
@@ -22,6 +22,7 @@ from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.outcomes import FILE, load_outcomes
 from bitsmith.pipeline.planned import PlannedRun
 from bitsmith.pipeline.summary import environment
+from bitsmith.pipeline.verifications import is_fine
 from bitsmith.report import Row, read_record
 from bitsmith.report.bootstrap import DRAWS
 from bitsmith.report.compare_page import write_compared
@@ -84,10 +85,10 @@ def is_finished(path: Path) -> bool:
         return False
     try:
         folders = [run.folder(entry) for entry, _ in run.entries()]
-        checks = [read_json(folder / "verification.json", "verify first")["checks"] for folder in folders]
+        fine = all(is_fine(folder) for folder in folders)
     except RunError:
         return False
-    return all(check["ok"] for each in checks for check in each) and all((f / FILE).exists() for f in folders)
+    return fine and all((folder / FILE).exists() for folder in folders)
 
 
 def _works(laid_out: Plan, out: Path) -> list[Work]:

@@ -40,6 +40,7 @@ from typing import Any, Literal
 
 from bitsmith.blueprint import Blueprint, Budget, read_blueprint
 from bitsmith.errors import BitsmithError, RunError
+from bitsmith.files import values_of
 from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
 from bitsmith.train import History, read_json, write_json, write_text
@@ -195,10 +196,9 @@ class RunFolder:
         if not file.exists():
             return None
         values = read_json(file, "train first")
-        try:
-            return History(seconds=values["seconds"], curves=values["curves"])
-        except (TypeError, KeyError) as error:
-            raise RunError(f"{file} is damaged ({error}); delete it and run the stage again") from error
+        with values_of(file, "delete it and run the stage again"):
+            curves = {str(name): list(curve) for name, curve in values["curves"].items()}
+            return History(seconds=float(values["seconds"]), curves=curves)
 
     def add_trial(self, values: Mapping[str, Any]) -> None:
         """Append one line to trials.jsonl, unless a process killed right after it did; seconds may differ."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bitsmith.blueprint import Blueprint
-from bitsmith.files import read_json
+from bitsmith.files import read_json, values_of
 from bitsmith.pipeline.folder import Entry
 from bitsmith.pipeline.job import Job
 from bitsmith.pipeline.post import NOT_TRAINED
@@ -39,9 +41,16 @@ def _left_out(job: Job, entries: Entries) -> list[str]:
             entry = Entry(name=name, kind="baseline", budgets=tuple(map(str, budgets)))
             if (name, entry.budget) not in present:
                 file = job.run.folder(entry) / "left_out.json"
-                why = read_json(file, "")["reason"] if file.exists() else "it has not been searched yet"
-                notes.append(f"{entry.title} is not compared: {why}")
+                notes.append(f"{entry.title} is not compared: {_why(file)}")
     return notes
+
+
+def _why(file: Path) -> str:
+    if not file.exists():
+        return "it has not been searched yet"
+    values = read_json(file, "search again")
+    with values_of(file, "delete it and search again"):
+        return str(values["reason"])
 
 
 def _gains(job: Job, entries: Entries) -> list[str]:

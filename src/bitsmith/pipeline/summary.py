@@ -12,16 +12,17 @@ from typing import Any
 from bitsmith.blueprint import FLOAT, Blueprint, Budget
 from bitsmith.cost import costs_at_streams, exact, price
 from bitsmith.errors import RunError
-from bitsmith.pipeline.artefacts import describe_difference
+from bitsmith.files import values_of
 from bitsmith.pipeline.explain import FILE as EXPLAINED
-from bitsmith.pipeline.folder import Entry, RunFolder
+from bitsmith.pipeline.folder import Entry
 from bitsmith.pipeline.job import Job
 from bitsmith.pipeline.latencies import check_run, read_latencies
 from bitsmith.pipeline.machine import environment
 from bitsmith.pipeline.notes import caution, notes
 from bitsmith.pipeline.post import NOT_TRAINED
 from bitsmith.pipeline.speed import read_speeds
-from bitsmith.pipeline.traits import blueprint_arithmetic, meets, summarize_bits
+from bitsmith.pipeline.traits import meets, summarize_bits
+from bitsmith.pipeline.verifications import read_tested, verifications
 from bitsmith.quantize import float_blueprint
 from bitsmith.report import (
     Curve,
@@ -31,12 +32,10 @@ from bitsmith.report import (
     Row,
     Sensitivities,
     Sensitivity,
-    Verification,
     read_explained,
     verdict,
     write_report,
 )
-from bitsmith.train import read_json
 
 
 def report(job: Job) -> Path:
@@ -95,7 +94,7 @@ def summarize(job: Job) -> Record:
             for b in map(Budget.parse, entry.budgets)
             for value in [exact(b.cost, blueprint.graph, blueprint.bits, job.space.costs)]
         ],
-        verification=[check for entry, blueprint in entries for check in _verifications(run, entry, blueprint)],
+        verification=[check for entry, blueprint in entries for check in verifications(run, entry, blueprint)],
         environment=environment(recipe.seed),
         notes=notes(job, entries),
         command=recipe.command,
@@ -110,8 +109,9 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
     history = trained or job.run.post_training(folder)
     if history is None:
         raise RunError(f"{entry.title} is not trained yet; run bitsmith train {job.run.path} first")
-    checked = read_json(folder / "verification.json", f"run bitsmith verify {job.run.path} first")
-    curve = history.curves[f"validation_{job.task.metric_name}"]
+    checked = read_tested(folder)
+    with values_of(folder, "delete how it was trained and run the stage again"):
+        curve = [float(value) for value in history.curves[f"validation_{job.task.metric_name}"]]
     budgets = [budget for line in job.recipe.budget_sets() for budget in line]
     return Row(
         name=entry.name,
@@ -124,8 +124,8 @@ def _row(job: Job, entry: Entry, blueprint: Blueprint) -> Row:
         seed=job.recipe.seed,
         metric=job.task.metric_name,
         validation=curve[-1],
-        test=checked["test"],
-        source=checked["source"],
+        test=checked.test,
+        source=checked.source,
         meets=meets(blueprint, budgets, job.space.costs),
         folder=entry.slug,
         trained=trained is not None,
@@ -138,7 +138,7 @@ def _float_row(job: Job) -> Row:
     It is priced by the general costs alone: no target says what floats would cost on it.
     """
     history = job.run.history(job.float_folder)
-    checked = read_json(job.float_folder / "verification.json", f"run bitsmith verify {job.run.path} first")
+    checked = read_tested(job.float_folder)
     blueprint = float_blueprint(job.graph)
     costs = costs_at_streams(blueprint.stream_bits)
     return Row(
@@ -151,8 +151,8 @@ def _float_row(job: Job) -> Row:
         seconds=history.seconds if history else 0,
         seed=job.recipe.seed,
         metric=job.task.metric_name,
-        validation=checked["validation"],
-        test=checked["test"],
+        validation=checked.validation,
+        test=checked.test,
         source="torch",
         meets=meets(blueprint, [b for line in job.recipe.budget_sets() for b in line if b.cost in costs], costs),
         folder="float",
@@ -292,44 +292,6 @@ def _joined(name: str, x_label: str, lines: dict[str, tuple[list[float], list[fl
     known = {title: dict(zip(xs, values, strict=True)) for title, (xs, values) in lines.items()}
     values = {title: [at.get(x) for x in places] for title, at in known.items()}
     return Curve(name=name, x_label=x_label, x=places, series=values)
-
-
-def _level(check: Mapping[str, Any], blueprint: Blueprint) -> str:
-    """What "equal" means of a file."""
-    if not check["images"]:
-        return f"not run: {'; '.join(check['problems'])}"
-    if "words" in check:
-        return f"{check['words']}; {check['vela']}"
-    if check.get("fpu") is False:
-        return f"bit-identical with its fixed point; {100 * check['agreement']:.2f} % of classes are the reference's"
-    if check.get("exact", True):  # older files know of nothing else
-        return "bit-identical"
-    if "neighbors" in check:
-        largest = max(check["largest_difference"].values())
-        return (
-            f"layer by layer at most one level beside the reference's, in {check['neighbors']:,} of "
-            f"{check['compared']:,} numbers; outputs within {100 * largest:.2g} % of their range"
-        )
-    apart = describe_difference(check["differing_outputs"], check["largest_difference"])
-    return f"{blueprint_arithmetic(blueprint)}; layer by layer, {apart}"
-
-
-def _verifications(run: RunFolder, entry: Entry, blueprint: Blueprint) -> list[Verification]:
-    values: dict[str, Any] = read_json(run.folder(entry) / "verification.json", "run bitsmith verify first")
-    return [
-        Verification(
-            artefact=f"{entry.slug}/{check['artefact']}",
-            images=check["images"],
-            score=check.get("score", values["test"]),  # C code has its own; it may be of other arithmetic
-            equal_outputs=check["equal_images"],
-            integer_layers=check["integer_layers"],
-            float_layers=check["float_layers"],
-            first_difference=check["first_difference"],
-            ok=check["ok"],
-            level=_level(check, blueprint),
-        )
-        for check in values["checks"]
-    ]
 
 
 __all__ = ["environment", "report", "summarize"]
