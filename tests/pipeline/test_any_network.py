@@ -13,9 +13,12 @@ from benchmarks.networks import CASES, Case, Passed, bring_case, bring_through
 REDUCED = {"mobilenet_v3_small", "shufflenet_v2_x0_5"}
 
 
-def check(passed: Passed) -> None:
+def check(passed: Passed, *, deep: bool = False) -> None:
     found = passed.verification
-    assert found.problems == ()
+    # Many layers of fresh weights carry one rounding on as far as chance has it: of ResNet-50's and Inception's outputs
+    # some move by more than 5 % of their range on some CPUs. Layer by layer nothing may part there either.
+    assert found.parted_layer is None
+    assert [what for what in found.problems if not (deep and "simulation and reference" in what)] == []
     assert set(found.differing_outputs.values()) == {0}
     assert found.float_layers == 0
     widths = {(bits.weight, bits.activation) for bits in passed.blueprint.bits.values()}
@@ -28,7 +31,7 @@ def test_torchvision(case: Case, full, tmp_path):
     if not full and case.name not in REDUCED:
         pytest.skip("in the full tier")
     passed = bring_case(case, tmp_path)
-    check(passed)
+    check(passed, deep=True)
     assert passed.file <= 1.03 * passed.size + 1000 * passed.layers
 
 
