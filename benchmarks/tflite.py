@@ -21,14 +21,13 @@ import torch
 
 from benchmarks.result import write_result
 from benchmarks.sample import CONTRACT, PIXELS, SEED, sample, with_inner
-from bitsmith.blueprint import Bits
+from bitsmith.blueprint import Bits, Blueprint
 from bitsmith.capture import capture
 from bitsmith.cost import exact
 from bitsmith.deploy.tflite import compile_with_vela, vela_missing, verify_tflite, write_tflite
 from bitsmith.models import load_model
 from bitsmith.pipeline.profile import predict
 from bitsmith.pipeline.vela import check_vela, covering_weights, profile_vela
-from bitsmith.quantize import float_blueprint
 from bitsmith.report import median_error
 from bitsmith.space import precision
 
@@ -85,7 +84,8 @@ def main() -> None:
 def table_row(model: str, count: int) -> dict[str, Any]:
     """Sums of a table of Vela's estimates against its figure of whole random networks."""
     module, _ = load_model(model, classes=10, shape=PIXELS, seed=SEED)
-    template = dataclasses.replace(float_blueprint(capture(module, PIXELS).graph), input=CONTRACT)
+    graph = capture(module, PIXELS).graph
+    template = Blueprint(graph=graph, bits=with_inner(Bits(weight=8, activation=8))(graph), input=CONTRACT)
     space = precision(template, INNER, (8,))
     with tempfile.TemporaryDirectory() as folder:
         table = profile_vela(covering_weights(space), Path(folder) / "table.json", ACCELERATOR, seed=SEED)
