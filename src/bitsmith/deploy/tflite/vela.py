@@ -97,5 +97,5 @@ def compile_with_vela(path: Path | str, accelerator: str = "ethos-u55-128") -> V
         seconds=float(row["inference_time"]),
         macs=round(float(row["nn_macs"])),
         cpu_operators=int(left[1]) if left else 0,
-        layers=cycles,
+        layers=dict(cycles),
     )
