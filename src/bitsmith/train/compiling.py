@@ -52,8 +52,15 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def compiled(network: nn.Module, mode: CompileMode) -> Callable:
-    """The forward to call on full batches, compiled as `mode` says; compiling happens at its first call."""
+    """The forward to call on full batches, compiled as `mode` says; compiling happens at its first call.
+
+    Whole networks compiled before are forgotten: after eight of one class torch would run the next as it is, and say so
+    in a warning alone.
+    """
     for module in network.modules():
         if hasattr(module, "compiled"):  # quantizers say whether a kernel of theirs is compiled
             module.compiled = mode != "none"  # pyright: ignore[reportArgumentType]
-    return torch.compile(network, dynamic=False) if mode == "network" else network
+    if mode != "network":
+        return network
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
