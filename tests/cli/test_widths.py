@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from bitsmith.executor import Failed
 from bitsmith.pipeline import width_grid
-from bitsmith.pipeline.compare_pool import Failed
 from bitsmith.train import write_json
 
 RECIPE = """
@@ -24,10 +24,10 @@ def asked(monkeypatch, tmp_path):
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     works, failing = [], set()
 
-    def here(its, workers, watch, failed):
+    def here(executor, its, *, watch, failed):
         ended = []
         for work in its:
-            works.append((work.title, workers))
+            works.append((work.title, executor.places))
             if work.title in failing:
                 ended.append(Failed(title=work.title, folder=work.folder, reason="TrainingError: the loss is nan"))
                 failed(ended[-1])
@@ -60,7 +60,7 @@ def test_shares_json_and_going_on(bitsmith, asked, tmp_path):
     failing.add("0.5")
     said = bitsmith(*options, cwd=tmp_path, check=1).stderr
     assert works == [("0.25", 2), ("0.5", 2)]
-    assert "1 networks failed: 0.5: TrainingError: the loss is nan (see " in said.replace("\n", " ")
+    assert "1 network failed: 0.5 failed: TrainingError: the loss is nan. The same" in said.replace("\n", " ")
     assert not (tmp_path / "g" / "widths.json").exists()
     failing.clear()
     works.clear()
@@ -73,6 +73,20 @@ def test_shares_json_and_going_on(bitsmith, asked, tmp_path):
     assert found["facts"]["epochs of each network"] == 1
     assert "Page: g/widths.html" in bitsmith(*options, cwd=tmp_path).stdout
     assert bitsmith(*options, "--quiet", cwd=tmp_path).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--executor", "inprocess", "--workers", 2), "one trial at a time; for --workers 2 take processes or ray"),
+        (("--executor", "threads"), "takes inprocess, processes or ray, got 'threads'"),
+        (("--address", "127.0.0.1:1"), "add --executor ray"),
+    ],
+)
+def test_executors_that_are_none(bitsmith, asked, tmp_path, options, text):
+    said = bitsmith("widths", "tiny.yaml", "--out", "g", *options, cwd=tmp_path, check=1).stderr
+    assert text in " ".join(said.split())
+    assert not (tmp_path / "g").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,16 +18,18 @@ from conftest import FULL
 
 from bitsmith import pipeline
 from bitsmith.errors import BudgetError
-from bitsmith.pipeline import RunFolder, compare_pool, worker
+from bitsmith.executor import LOG, InProcess, Processes, Work, run_all
+from bitsmith.pipeline import RunFolder, quiet
 from bitsmith.pipeline import compare as compare_module
 from bitsmith.pipeline.compare import compare, is_finished
 from bitsmith.pipeline.compare_plan import create, plan
+from bitsmith.pipeline.compare_run import do_run
 from bitsmith.pipeline.comparison import parse_comparison
 from bitsmith.pipeline.outcomes import load_outcomes
 from bitsmith.report import read_record
 from bitsmith.report.compared import read_compared
 from bitsmith.search import Uniform
-from bitsmith.train import load_state
+from bitsmith.train import load_state, silent
 
 NETWORK = """
 from torch import nn
@@ -64,29 +65,10 @@ def comparison(**changes):
     return parse_comparison(values, "the test")
 
 
-def in_this_process(works, workers, watch, failed):
-    """`run_all` without processes: the worker's own functions, one after another."""
-    problems = []
-    for work in works:
-        names = {"floats": None, "twins": [], "only_float": "--only-float" in work.arguments}
-        for flag, value in zip(work.arguments, work.arguments[1:], strict=False):
-            if flag == "--floats":
-                names["floats"] = Path(value)
-            if flag == "--twin":
-                names["twins"].append(Path(value))
-        try:
-            worker.work(RunFolder(path=work.folder), **names)
-        except BudgetError as error:
-            problems.append(compare_pool.Failed(title=work.title, folder=work.folder, reason=str(error)))
-            failed(problems[-1])
-    return problems
-
-
 @pytest.fixture
 def nets(tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare_module, "run_all", in_this_process)
     return tmp_path
 
 
@@ -96,9 +78,7 @@ def finished(values, path, command):
     before = os.getcwd()
     os.chdir(path)
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compare_module, "run_all", in_this_process)
-            ended = compare(values, path / "out", command=command)
+        ended = compare(values, path / "out", executor=InProcess(), command=command)
     finally:
         os.chdir(before)
     assert ended.failed == ()
@@ -205,7 +185,7 @@ def test_a_network_taken_from_a_twin_is_that_which_the_run_would_have_trained(do
     _, member = twins[0]
     planned = next(run for run in plan(comparison()).runs if run.path.as_posix() == member.folder)
     run = RunFolder.create(nets / "alone", planned.recipe)
-    worker.work(run)
+    do_run(silent, quiet, folder=str(run.path))
     for entry, _ in run.entries():
         own, theirs = (load_state(p / entry.slug / "network.safetensors") for p in (run.path, done / member.folder))
         assert all(np.array_equal(own[name].numpy(), theirs[name].numpy()) for name in own)
@@ -214,13 +194,13 @@ def test_a_network_taken_from_a_twin_is_that_which_the_run_would_have_trained(do
 
 
 def test_a_second_call_does_nothing_again(done, nets, monkeypatch):
-    def nobody(works, *rest):
+    def nobody(executor, works, **rest):
         assert works == []
         return []
 
     before = numbers(done)
     monkeypatch.setattr(compare_module, "run_all", nobody)
-    compare(comparison(), done)
+    compare(comparison(), done, executor=InProcess())
     assert numbers(done) == before
 
 
@@ -235,15 +215,15 @@ def test_a_failed_run_is_named_and_the_others_are_compared(nets, monkeypatch):
     monkeypatch.setattr(Uniform, "search", failing)
     said: list[str] = []
     few = comparison(methods=["random"], narrowed=None, seeds=[0], float_plan=None, budgets=["weights=500B"])
-    ended = compare(few, nets / "out", say=said.append)
+    ended = compare(few, nets / "out", executor=InProcess(), say=said.append)
     assert [failed.title for failed in ended.failed] == ["uniform+fill, seed 0"]
-    assert any("uniform+fill, seed 0 failed: the disk is full, say; see " in line for line in said)
+    assert said.count("uniform+fill, seed 0 failed: the disk is full, say") == 1
     compared = read_compared(nets / "out")
     assert {member.contest.method for member in compared.members} == {"random", "uniform"}
     assert compared.failed[0].method == "uniform+fill"
     assert compared.failed[0].folder == "runs/all/uniform+fill/seed0"
     monkeypatch.setattr(Uniform, "search", search)
-    assert compare(few, nets / "out").failed == ()
+    assert compare(few, nets / "out", executor=InProcess()).failed == ()
     assert read_compared(nets / "out").failed == []
 
 
@@ -270,10 +250,11 @@ def test_a_worker_is_a_process_that_says_what_it_does(done, nets):
     for file in ("graph.json", "captured.safetensors"):
         shutil.copyfile(done / planned.path / file, run.path / file)
     shutil.copytree(done / planned.path / "float", run.path / "float")
-    work = compare_pool.Work(title="uniform", folder=run.path)
-    assert compare_pool.run_all([work], 1, lambda state: None, lambda failed: None) == []
+    call, arguments = "bitsmith.pipeline.compare_run:do_run", {"folder": str(run.path)}
+    with Processes(1) as executor:
+        assert run_all(executor, [Work(title="uniform", folder=run.path, call=call, arguments=arguments)]) == []
     assert (run.path / entry / "model.onnx").read_bytes() == (done / planned.path / entry / "model.onnx").read_bytes()
-    log = (run.path / compare_pool.LOG).read_text()
+    log = (run.path / LOG).read_text()
     assert "train uniform at weights=" in log
     assert "verified on 60 images" in log
 
@@ -292,8 +273,7 @@ def test_killed_and_gone_on_with_by_two_workers(nets, full):
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
-        time.sleep(10)  # the workers of the killed one take a moment to see that it is gone
     ended = subprocess.run(command("two", 2), cwd=nets, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    compare(parse_comparison(values, "the test"), nets / "one")
+    compare(parse_comparison(values, "the test"), nets / "one", executor=InProcess())
     assert numbers(nets / "two") == numbers(nets / "one")

@@ -6,11 +6,13 @@ import json
 import shutil
 
 import pytest
-from pipeline.test_compare import NETWORK, TINY, finished, in_this_process, numbers
+from pipeline.test_compare import NETWORK, TINY, finished, numbers
 
-from bitsmith.pipeline import RunFolder, worker
+from bitsmith.executor import InProcess, run_all
 from bitsmith.pipeline import compare as compare_module
+from bitsmith.pipeline import quiet
 from bitsmith.pipeline.compare import compare, is_finished
+from bitsmith.pipeline.compare_run import do_run
 from bitsmith.pipeline.comparison import parse_comparison
 from bitsmith.report.compared import read_compared
 
@@ -106,23 +108,23 @@ def test_it_goes_on_after_it_was_stopped_in_the_supernet(done, tmp_path, monkeyp
     class StoppedError(Exception):
         pass
 
-    def stopping(self, event):
-        self.told = getattr(self, "told", 0) + 1
-        if self.told == 4:
+    told = []
+
+    def stopping(event):
+        told.append(event)
+        if len(told) == 4:
             raise StoppedError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.Teller, "__call__", stopping)
-        with pytest.raises(StoppedError):
-            worker.work(RunFolder(path=again))
+    with pytest.raises(StoppedError):
+        do_run(stopping, quiet, folder=str(again))
     assert list(again.glob("supernet-*/search.checkpoint"))
     works = []
 
-    def noting(todo, *rest):
+    def noting(executor, todo, **rest):
         works.extend(work.folder for work in todo)
-        return in_this_process(todo, *rest)
+        return run_all(executor, todo, **rest)
 
     monkeypatch.setattr(compare_module, "run_all", noting)
-    assert compare(parse_comparison(VALUES, "the test"), out).failed == ()
+    assert compare(parse_comparison(VALUES, "the test"), out, executor=InProcess()).failed == ()
     assert works == [again]
     assert numbers(out) == before

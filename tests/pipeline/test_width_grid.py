@@ -10,8 +10,8 @@ from conftest import FULL
 
 from bitsmith.cost import exact
 from bitsmith.errors import RecipeError, RunError
+from bitsmith.executor import InProcess, Processes
 from bitsmith.pipeline import width_grid
-from bitsmith.pipeline.compare_pool import run_all
 from bitsmith.pipeline.folder import RunFolder
 from bitsmith.pipeline.job import prepare
 from bitsmith.pipeline.width_grid import SCORE, lay_out, summarize_grid, train_grid, train_point
@@ -55,28 +55,19 @@ def test_layout(grid):
         lay_out(grid.job, shares=(0.5, 0.5))
 
 
-def test_two_by_two(grid, monkeypatch):
-    """Trained here rather than in processes: what a worker does, in the order in which it is told to."""
-    ran = []
-
-    def here(works, workers, watch, failed):
-        for work in works:
-            given = dict(zip(work.arguments[::2], work.arguments[1::2], strict=True))
-            point = tuple(float(part) for part in given["--point"].split(","))
-            shares = tuple(float(part) for part in given["--shares"].split(","))
-            other = lay_out(prepare(RunFolder(path=grid.job.run.path)), shares=shares, groups=int(given["--groups"]))
-            assert work.folder == other.folder(point)
-            train_point(other, point)
-            ran.append(point)
-        return []
+def test_two_by_two(grid):
+    """Trained in this process: what is told which point it is at."""
+    states = []
 
     out = grid.job.run.path
     train_point(grid, (0.25, 0.25))  # one is there already
     with pytest.raises(RunError, match="train the grid first"):
         summarize_grid(grid)
-    monkeypatch.setattr(width_grid, "run_all", here)
-    page = train_grid(recipe(), out, shares=(0.5, 0.25), groups=2, workers=2, command="bitsmith widths").page
-    assert ran == grid.points()[1:]
+    options = {"shares": (0.5, 0.25), "groups": 2, "watch": states.append}
+    page = train_grid(recipe(), out, executor=InProcess(), command="bitsmith widths", **options).page
+    titles = dict.fromkeys(at[0] for state in states for at in state.at_work if at)
+    assert list(titles)[:1] == ["0.25 0.5"]  # of those that followed within a blink nobody need have seen each
+    assert states[-1].total == 3
     written = json.loads(page.with_suffix(".json").read_text())
     assert [point["shares"] for point in written["points"]] == [list(point) for point in grid.points()]
     for point in written["points"]:
@@ -89,19 +80,18 @@ def test_two_by_two(grid, monkeypatch):
     assert len(re.findall("<figure data-plot>", text)) == 2
     assert "outside" in text
     assert "32 channels" in text
-    ran.clear()
-    assert train_grid(recipe(), out, shares=(0.5, 0.25), groups=2).page == page
-    assert ran == []
+    assert train_grid(recipe(), out, executor=InProcess(), **options).page == page
+    assert states[-1].total == 0
     assert list(out.rglob("*.checkpoint")) == []
     changed = parse_recipe(RECIPE | {"seed": 7}, "the test")
     with pytest.raises(RunError, match="another recipe"):
-        train_grid(changed, out, shares=(0.5, 0.25), groups=2)
+        train_grid(changed, out, executor=InProcess(), **options)
 
 
 @pytest.mark.skipif(not FULL, reason="each process takes seconds to start")
 def test_in_processes_they_come_to_the_same_scores(grid, tmp_path):
-    assert width_grid.run_all is run_all
-    ended = train_grid(recipe(), tmp_path / "run", shares=(0.25, 0.5), groups=2, workers=2)
+    with Processes(2) as executor:
+        ended = train_grid(recipe(), tmp_path / "run", executor=executor, shares=(0.25, 0.5), groups=2)
     assert ended.failed == ()
     again = lay_out(prepare(RunFolder(path=tmp_path / "run")), shares=(0.25, 0.5), groups=2)
     for point in grid.points():
@@ -191,10 +181,10 @@ def test_shares_of_the_same_channels_are_one_network(grid, monkeypatch):
 
 def test_a_refusal_leaves_no_folder(tmp_path):
     with pytest.raises(RecipeError, match="1 to 3 groups"):
-        train_grid(recipe(), tmp_path / "run", groups=4)
+        train_grid(recipe(), tmp_path / "run", executor=InProcess(), groups=4)
     floats = parse_recipe(RECIPE | {"space": {"weight_bits": [4, 32], "activation_bits": [8, 32]}}, "the test")
     with pytest.raises(RecipeError, match="pin it to 8 in the recipe's space, or leave float out"):
-        train_grid(floats, tmp_path / "run")
+        train_grid(floats, tmp_path / "run", executor=InProcess())
     assert not (tmp_path / "run").exists()
 
 

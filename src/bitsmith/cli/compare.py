@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Group
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from bitsmith.blueprint import format_cost
 from bitsmith.cli.app import app
+from bitsmith.cli.executors import Address, ExecutorName, Workers, choose_executor, pool_bars
 from bitsmith.cli.options import AsJson, Download, Limit, Quiet, parse_numbers
 from bitsmith.cli.settings import typed_command
-from bitsmith.cli.show import counted, duration, err, out, say
+from bitsmith.cli.show import counted, duration, out, say
 from bitsmith.errors import RunError
 from bitsmith.pipeline.compare import compare as compare_all
 from bitsmith.pipeline.compare_hours import estimate_hours
 from bitsmith.pipeline.compare_plan import Plan, plan
-from bitsmith.pipeline.compare_pool import LOG, State
 from bitsmith.pipeline.comparison import Comparison, change, read_comparison
 from bitsmith.pipeline.planned import LeftOut
 from bitsmith.report.compare_verdicts import name_of
@@ -37,7 +32,9 @@ def compare(
     recipe: Annotated[Path, typer.Argument(help="A YAML comparison, or a plain recipe.")],
     out_folder: Annotated[Path | None, typer.Option("--out", help="Folder to make; default runs/RECIPE.")] = None,
     seeds: Annotated[str | None, typer.Option(help="As 0,1,2,3,4.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at a time, each with one thread.")] = 1,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     data: Annotated[str | None, typer.Option(help="Another data set than the recipe's.")] = None,
     limit: Limit = None,
     download: Download = False,
@@ -66,13 +63,13 @@ def compare(
     tell = say(quiet or as_json)
     if dry_run or estimate:
         laid_out = plan(comparison, tell)
-        _print_plan(comparison, laid_out, workers)
+        _print_plan(comparison, laid_out, workers or 1)
         if estimate:
             _print_hours(estimate_hours(laid_out))
         return
     folder = out_folder or Path("runs") / recipe.stem
-    with pool_bars(quiet or as_json) as watch:
-        ended = compare_all(comparison, folder, workers=workers, command=typed_command(), say=tell, watch=watch)
+    with choose_executor(executor or "processes", workers, address) as where, pool_bars(quiet or as_json) as show:
+        ended = compare_all(comparison, folder, executor=where, command=typed_command(), say=tell, watch=show)
     if ended.page is not None:
         compared = read_compared(ended.page.with_suffix(".json"))
         if as_json:
@@ -80,8 +77,8 @@ def compare(
         elif not quiet:
             _print_compared(compared, ended.page)
     if ended.failed:
-        names = "; ".join(f"{failed.title}: {failed.reason} (see {failed.folder / LOG})" for failed in ended.failed)
-        raise RunError(f"{len(ended.failed)} of the runs failed: {names}. The same command tries them again")
+        names = "; ".join(map(str, ended.failed))
+        raise RunError(f"{counted(len(ended.failed), 'run')} failed: {names}. The same command tries them again")
 
 
 def _print_plan(comparison: Comparison, laid_out: Plan, workers: int) -> None:
@@ -122,28 +119,6 @@ def _print_hours(hours: Mapping[tuple[str, str], float]) -> None:
         table.add_row(escape(space), escape(method), duration(3600 * value))
     out.print(table)
     out.print(f"About {duration(3600 * sum(hours.values()))} on one core in all.", soft_wrap=True)
-
-
-@contextmanager
-def pool_bars(quiet: bool) -> Iterator[Callable[[State], None]]:
-    """A bar over all runs, and a line for what each worker is at."""
-    if quiet:
-        yield lambda state: None
-        return
-    bars = Progress(TextColumn("runs"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), console=err)
-    whole = bars.add_task("runs", total=None)
-    with Live(bars, console=err, refresh_per_second=4) as live:
-
-        def watch(state: State) -> None:
-            bars.update(whole, total=state.total, completed=state.done)
-            lines = [Text(": ".join(at) if at else "waits", overflow="ellipsis", no_wrap=True) for at in state.at_work]
-            live.update(Group(bars, *lines))
-
-        try:
-            yield watch
-        finally:
-            bars.update(whole, visible=bars.tasks[0].total is not None)  # nothing was left to do
-            live.update(bars)
 
 
 def _print_missing(what: str, lines: Sequence[LeftOut | Missing], *, several: bool) -> None:

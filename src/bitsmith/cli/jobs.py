@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from bitsmith import pipeline
 from bitsmith.cli.app import app
+from bitsmith.cli.executors import Address, ExecutorName, Workers, training_place
 from bitsmith.cli.options import (
     ActivationBits,
     Arithmetic,
@@ -76,6 +77,9 @@ def run(
     device: Device = None,
     compile_mode: Compile = None,
     precision: Arithmetic = None,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +111,8 @@ def run(
         with progress(quiet or as_json) as watch:
             pipeline.train_float(job, watch)
             pipeline.search(job, watch, tell)
-            pipeline.train(job, watch, tell)
+        with training_place(executor, workers, address, quiet or as_json) as at:
+            pipeline.train(job, at.watch, tell, executor=at.executor, show=at.show)
         _prove(job, quiet, as_json)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from bitsmith import pipeline
 from bitsmith.cli.app import app
+from bitsmith.cli.executors import Address, ExecutorName, Workers, training_place
 from bitsmith.cli.options import AsJson, Device, Folder, Lr, Only, Quiet
 from bitsmith.cli.settings import override
 from bitsmith.cli.show import counting, print_report, progress, say
@@ -31,15 +32,19 @@ def train(
     only: Only = None,
     lr: Lr = None,
     device: Device = None,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train every searched network of a run folder at its low precision."""
+    """Train every searched network of a run folder at its low precision; with --workers several at a time."""
     if lr is not None:
         pipeline.change_lr(RunFolder(path=folder), lr)
     job = _opened(folder, quiet, device)
     with progress(quiet) as watch:
         pipeline.train_float(job, watch)
-        pipeline.train(job, watch, say(quiet), only or ())
+    with training_place(executor, workers, address, quiet) as at:
+        pipeline.train(job, at.watch, say(quiet), only or (), executor=at.executor, show=at.show)
 
 
 @app.command()

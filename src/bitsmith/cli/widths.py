@@ -9,12 +9,11 @@ import typer
 from rich.markup import escape
 
 from bitsmith.cli.app import app
-from bitsmith.cli.compare import pool_bars
+from bitsmith.cli.executors import Address, ExecutorName, Workers, choose_executor, pool_bars
 from bitsmith.cli.options import AsJson, Download, Limit, Quiet, Seed
 from bitsmith.cli.settings import override, typed_command
-from bitsmith.cli.show import out, say
+from bitsmith.cli.show import counted, out, say
 from bitsmith.errors import RecipeError, RunError
-from bitsmith.pipeline.compare_pool import LOG
 from bitsmith.pipeline.width_grid import train_grid
 from bitsmith.recipe import read_recipe
 from bitsmith.search.widths import SHARES
@@ -28,7 +27,9 @@ def widths(
     ] = None,
     groups: Annotated[int, typer.Option(help="Groups of blocks with a width each, 1 to 3.")] = 3,
     shares: Annotated[str | None, typer.Option(help="Widths of a group; default 0.25,0.5,0.75,1.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at a time, each with one thread.")] = 1,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     data: Annotated[str | None, typer.Option(help="Another data set than the recipe's.")] = None,
     limit: Limit = None,
     download: Download = False,
@@ -43,20 +44,20 @@ def widths(
     """
     chosen = override(read_recipe(recipe), data=data, limit=limit, download=download or None, epochs=epochs, seed=seed)
     folder = out_folder or Path("runs") / f"{recipe.stem}-widths"
-    with pool_bars(quiet or as_json) as watch:
+    with choose_executor(executor or "processes", workers, address) as where, pool_bars(quiet or as_json) as show:
         mapped = train_grid(
             chosen,
             folder,
             shares=_parse_shares(shares) if shares else SHARES,
             groups=groups,
-            workers=workers,
+            executor=where,
             command=typed_command(),
             say=say(quiet or as_json),
-            watch=watch,
+            watch=show,
         )
     if mapped.failed:
-        names = "; ".join(f"{failed.title}: {failed.reason} (see {failed.folder / LOG})" for failed in mapped.failed)
-        raise RunError(f"{len(mapped.failed)} networks failed: {names}. The same command tries them again")
+        names = "; ".join(map(str, mapped.failed))
+        raise RunError(f"{counted(len(mapped.failed), 'network')} failed: {names}. The same command tries them again")
     assert mapped.page is not None
     if as_json:
         print(mapped.page.with_suffix(".json").read_text(encoding="utf-8"), end="")

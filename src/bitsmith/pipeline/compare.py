@@ -1,4 +1,4 @@
-"""The whole comparison: plan, run folders, workers, statistics, page."""
+"""The whole comparison: plan, run folders, trials, statistics, page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from bitsmith.blueprint import Blueprint
 from bitsmith.errors import RunError
+from bitsmith.executor import Executor, Failed, State, Work, run_all
 from bitsmith.files import write_text
 from bitsmith.pipeline.compare_plan import Plan, create, plan
-from bitsmith.pipeline.compare_pool import LOG, Failed, State, Work, run_all
 from bitsmith.pipeline.comparison import Comparison, dump_comparison
 from bitsmith.pipeline.folder import RunFolder
 from bitsmith.pipeline.job import Say, quiet
@@ -46,7 +46,7 @@ def compare(
     comparison: Comparison,
     out: Path,
     *,
-    workers: int = 1,
+    executor: Executor,
     command: str = "",
     say: Say = quiet,
     watch: Callable[[State], None] = lambda state: None,
@@ -55,7 +55,7 @@ def compare(
 
     Args:
         out: the comparison's folder; every run has a folder of its own in it.
-        workers: processes at a time, with one thread each.
+        executor: where runs are done.
         command: what was typed, for the page.
 
     Raises:
@@ -70,7 +70,7 @@ def compare(
             RunFolder.create(out / path, recipe)
         write_text(out / "compare.yaml", dump_comparison(comparison))
         works = _works(laid_out, out)
-        failed = run_all(works, workers, watch, lambda f: say(f"{f.title} failed: {f.reason}; see {f.folder / LOG}"))
+        failed = run_all(executor, works, watch=watch, failed=lambda problem: say(str(problem)))
         done = [run for run in laid_out.runs if is_finished(out / run.path)]
         if not done:
             return Ended(page=None, failed=tuple(failed))
@@ -95,8 +95,14 @@ def _works(laid_out: Plan, out: Path) -> list[Work]:
     """What is to be done: float networks first, each before the runs of its seed."""
     todo = [run for run in laid_out.runs if not is_finished(out / run.path)]
     needed = {run.floats for run in todo}
+    call = "bitsmith.pipeline.compare_run:do_run"
     floats = [
-        Work(title=f"float network, {' '.join(path.parts[1:])}", folder=out / path, arguments=("--only-float",))
+        Work(
+            title=f"float network, {' '.join(path.parts[1:])}",
+            folder=out / path,
+            call=call,
+            arguments={"folder": _text(out / path), "only_float": True},
+        )
         for path in laid_out.floats
         if path in needed and RunFolder(path=out / path).history(out / path / "float") is None
     ]
@@ -104,14 +110,20 @@ def _works(laid_out: Plan, out: Path) -> list[Work]:
         Work(
             title=run.title,
             folder=out / run.path,
-            arguments=(
-                *(("--floats", str(out / run.floats)) if run.floats else ()),
-                *(arg for twin in laid_out.runs if _alike(twin, run) for arg in ("--twin", str(out / twin.path))),
-            ),
+            call=call,
+            arguments={
+                "folder": _text(out / run.path),
+                "floats": _text(out / run.floats) if run.floats else None,
+                "twins": [_text(out / twin.path) for twin in laid_out.runs if _alike(twin, run)],
+            },
             after=out / run.floats if run.floats else None,
         )
         for run in todo
     ]
+
+
+def _text(path: Path) -> str:
+    return str(path.absolute())
 
 
 def _alike(one: PlannedRun, other: PlannedRun) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from bitsmith.errors import RunError
 
@@ -20,11 +21,12 @@ _held: dict[Path, bool] = {}
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder's lock inside. What this process holds already is not taken twice.
 
     Args:
         shared: let others in that say so too, but none that wants the folder for itself.
+        patience: seconds to wait for another process to let go.
 
     Raises:
         RunError: another process holds it (process, machine and time are named), or the disk knows no locks.
@@ -37,7 +39,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            _take(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -58,3 +60,15 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
             yield
         finally:
             del _held[path]  # closing the file gives the lock back
+
+
+def _take(file: IO[str], kind: int, patience: float) -> None:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from torch import Tensor
 
 from bitsmith.blueprint import FLOAT, Blueprint
 from bitsmith.cost import price
-from bitsmith.errors import BudgetError, RunError
+from bitsmith.errors import BudgetError, RunError, TrainingError
+from bitsmith.executor import PATIENCE, Executor, InProcess, State, Work, run_all
 from bitsmith.pipeline import verbs
 from bitsmith.pipeline.exported import C_FOLDER, QONNX_FILE
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
 from bitsmith.pipeline.lock import locked
+from bitsmith.pipeline.opened import at_hand, opened
 from bitsmith.pipeline.traits import summarize_bits
 from bitsmith.recipe import dump_recipe
 from bitsmith.search import Method, Random, Sensitivity, Uniform
@@ -128,16 +130,35 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
             job.run.write_entry(entry, pinned.uniform(bits[0][0], bits[1][0]))
 
 
-def train(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[str] = ()) -> None:
+def train(
+    job: Job,
+    watch: Watch = silent,
+    say: Say = quiet,
+    only: Collection[str] = (),
+    *,
+    executor: Executor | None = None,
+    show: Callable[[State], None] = lambda state: None,
+) -> None:
     """Train every network of the run that isn't yet (or `only` some); all get the same epochs, search included.
 
-    Processes that train `only` some networks may work in one run at a time, each on its own.
+    Commands that train `only` some networks may work in one run at a time, each on its own.
+
+    Args:
+        watch, say: of networks that are trained in this process.
+        executor: where networks are trained; None: here.
+        show: told of what goes on there.
+
+    Raises:
+        TrainingError: networks failed; the others are trained.
     """
-    with locked(job.run.path, shared=bool(only)):
-        _train(job, watch, say, only)
+    with locked(job.run.path, shared=bool(only)), at_hand(job):
+        works = _to_train(job, only)
+        failed = run_all(executor or InProcess(watch, say), works, watch=show, failed=lambda problem: say(str(problem)))
+    if failed:
+        raise TrainingError(f"{'; '.join(map(str, failed))}. The same command goes on from there")
 
 
-def _train(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
+def _to_train(job: Job, only: Collection[str]) -> list[Work]:
     entries = job.run.entries()
     unknown = set(only) - {entry.name for entry, _ in entries}
     if unknown:
@@ -146,12 +167,40 @@ def _train(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
             f"{', '.join(dict.fromkeys(entry.name for entry, _ in entries))}"
         )
     longest = max(job.method.epochs, *(entry.search_epochs for entry, _ in entries))
-    for entry, blueprint in entries:
-        folder = job.run.folder(entry)
-        if job.run.history(folder) is not None or (only and entry.name not in only):
-            continue
-        with locked(folder):
-            _train_one(job, entry, blueprint, longest, watch, say)
+    return [
+        Work(
+            title=entry.title,
+            folder=job.run.folder(entry),
+            call="bitsmith.pipeline.stages:do_training",
+            arguments={
+                "run": str(job.run.path.absolute()),
+                "entry": entry.slug,
+                "longest": longest,
+                "device": job.recipe.train.device,
+                "patience": 0.0 if only else PATIENCE,  # others may be at work there, or what a killed command left
+            },
+        )
+        for entry, _ in entries
+        if job.run.history(job.run.folder(entry)) is None and (not only or entry.name in only)
+    ]
+
+
+def do_training(watch: Watch, say: Say, *, run: str, entry: str, longest: float, device: str, patience: float) -> None:
+    """Train one network of a run, as a trial.
+
+    Args:
+        run, entry: its folders.
+        longest: epochs of the longest search of the run.
+        device: in place of the recipe's.
+        patience: see `locked`.
+    """
+    job = opened(Path(run), say)
+    plan = dataclasses.replace(job.recipe.train, device=device)
+    job = dataclasses.replace(job, recipe=job.recipe.model_copy(update={"train": plan}))
+    found, blueprint = job.run.read_entry(job.run.path / entry)
+    with locked(job.run.folder(found), patience=patience):
+        if job.run.history(job.run.folder(found)) is None:
+            _train_one(job, found, blueprint, longest, watch, say)
 
 
 def _train_one(job: Job, entry: Entry, blueprint: Blueprint, longest: float, watch: Watch, say: Say) -> None:

@@ -1,10 +1,10 @@
-"""Every choice of width over a few groups of blocks, each trained for a few epochs, in parallel processes; and its map.
+"""Every choice of width over a few groups of blocks, each trained for a few epochs, as trials; and its map.
 
 A block is all layers of equally many channels (`bitsmith.search.widths`); consecutive blocks make a group where there
 are more of them than groups wanted. Three groups at four widths are the 64 networks of arXiv 1904.09872. Each is
-trained from scratch in a folder of its own, by a process of its own, by the same seed and on the same batches; what is
-there already is not trained again, and shares that round to the same channels are one network. Scores are of
-validation data: a map is there to choose by.
+trained from scratch in a folder of its own, by the same seed and on the same batches; what is there already is not
+trained again, and shares that round to the same channels are one network. Scores are of validation data: a map is there
+to choose by.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import numpy as np
 from bitsmith.blueprint import Blueprint
 from bitsmith.cost import exact
 from bitsmith.errors import RecipeError, RunError
-from bitsmith.pipeline.compare_pool import LOG, Failed, State, Work, run_all
+from bitsmith.executor import PATIENCE, Executor, Failed, State, Work, run_all
 from bitsmith.pipeline.folder import begun
 from bitsmith.pipeline.job import Job, Say, prepare, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.machine import environment
+from bitsmith.pipeline.opened import at_hand, opened
 from bitsmith.recipe import Recipe
 from bitsmith.report.width_map import MapPoint, WidthMap, write_width_map
 from bitsmith.search import Problem, evaluate_blueprint
@@ -146,7 +147,7 @@ def lay_out(job: Job, *, shares: Sequence[float] = SHARES, groups: int = 3) -> W
 def train_point(grid: WidthGrid, point: Sequence[float], watch: Watch = silent) -> None:
     """Train and score one network, from its checkpoint on where there is one; nothing where it is scored already."""
     folder, job, blueprint = grid.folder(point), grid.job, grid.blueprint(point)
-    with locked(folder):
+    with locked(folder, patience=PATIENCE):
         if (folder / SCORE).exists():
             return
         problem = Problem(
@@ -164,13 +165,24 @@ def train_point(grid: WidthGrid, point: Sequence[float], watch: Watch = silent) 
         checkpoint.unlink(missing_ok=True)
 
 
+def do_point(watch: Watch, say: Say, *, run: str, groups: int, shares: Sequence[float], point: Sequence[float]) -> None:
+    """`train_point` as a trial.
+
+    Args:
+        run: folder of the grid's run.
+        groups, shares: of that grid.
+        point: its shares.
+    """
+    train_point(lay_out(opened(Path(run), say), shares=shares, groups=groups), point, watch)
+
+
 def train_grid(
     recipe: Recipe,
     out: Path,
     *,
     shares: Sequence[float] = SHARES,
     groups: int = 3,
-    workers: int = 1,
+    executor: Executor,
     command: str = "",
     say: Say = quiet,
     watch: Callable[[State], None] = lambda state: None,
@@ -179,7 +191,7 @@ def train_grid(
 
     Args:
         out: a run folder of the recipe, whose training (`train`) each network gets.
-        workers: processes at a time, with one thread each.
+        executor: where networks are trained.
         command: what was typed, for the page.
 
     Raises:
@@ -193,15 +205,19 @@ def train_grid(
             Work(
                 title=" ".join(f"{share:g}" for share in point),
                 folder=grid.folder(point),
-                arguments=(
-                    *("--run", str(out), "--groups", str(groups)),
-                    *("--shares", ",".join(map(str, shares)), "--point", ",".join(map(str, point))),
-                ),
+                call="bitsmith.pipeline.width_grid:do_point",
+                arguments={
+                    "run": str(out.absolute()),
+                    "groups": groups,
+                    "shares": list(shares),
+                    "point": list(point),
+                },
             )
             for point in grid.networks().values()
             if not (grid.folder(point) / SCORE).exists()
         ]
-        failed = run_all(works, workers, watch, lambda f: say(f"{f.title} failed: {f.reason}; see {f.folder / LOG}"))
+        with at_hand(grid.job):
+            failed = run_all(executor, works, watch=watch, failed=lambda problem: say(str(problem)))
         if failed:
             return Mapped(page=None, failed=tuple(failed))
         return Mapped(page=write_width_map(summarize_grid(grid, command), out), failed=())

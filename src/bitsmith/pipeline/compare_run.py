@@ -1,73 +1,36 @@
-"""One run of a comparison in a process of its own: python -m bitsmith.pipeline.worker FOLDER [--floats FOLDER].
-
-It does what `bitsmith run` does in a folder whose recipe is there already, and tells in plain lines what it is at. It
-stops as on Ctrl-C when the process that started it is gone, however that ended: then its standard input ends.
-"""
+"""One run of a comparison as a trial: what `bitsmith run` does, in a folder whose recipe is there already."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
-import os
 import shutil
-import signal
-import sys
-import threading
-import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bitsmith import pipeline
-from bitsmith.errors import BitsmithError, RunError
+from bitsmith.errors import RunError
+from bitsmith.executor import PATIENCE
 from bitsmith.files import whole_file
-from bitsmith.pipeline import Job, RunFolder
-from bitsmith.pipeline.width_grid import lay_out, train_point
+from bitsmith.pipeline import Job, RunFolder, Say
+from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, dump_recipe
-from bitsmith.train import Event
-
-_SILENCE = 5.0  # seconds between lines, except at the end of an epoch
+from bitsmith.train import Watch
 
 
-def main() -> int:
-    """Work; returns the exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--floats", type=Path, help="run folder to take the float network from")
-    parser.add_argument("--twin", type=Path, action="append", default=[], help="run to take equal networks from")
-    parser.add_argument("--only-float", action="store_true", help="train the float network and stop")
-    parser.add_argument("--run", type=Path, help="run folder of a grid of widths, of which FOLDER is a point's")
-    parser.add_argument("--groups", type=int, help="of that grid")
-    parser.add_argument("--shares", type=_numbers, help="of that grid")
-    parser.add_argument("--point", type=_numbers, help="the shares of that point")
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    try:
-        if arguments.run is not None:
-            job = pipeline.prepare(RunFolder(path=arguments.run))
-            grid = lay_out(job, shares=arguments.shares, groups=arguments.groups)
-            train_point(grid, arguments.point, Teller())
-            return 0
-        run = RunFolder(path=arguments.folder)
-        work(run, floats=arguments.floats, twins=arguments.twin, only_float=arguments.only_float)
-    except BitsmithError as error:
-        say(f"error: {' '.join(str(error).split())}")
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    return 0
-
-
-def work(run: RunFolder, *, floats: Path | None = None, twins: Sequence[Path] = (), only_float: bool = False) -> None:
+def do_run(
+    watch: Watch,
+    say: Say,
+    *,
+    folder: str,
+    floats: str | None = None,
+    twins: Sequence[str] = (),
+    only_float: bool = False,
+) -> None:
     """All stages of a run that are not done yet.
 
     Args:
+        folder: of the run.
         floats: another run of this model, data and seed, whose float network is taken rather than trained again.
         twins: other runs, whose trained networks are taken where this one's would be the same.
         only_float: stop when the float network is trained.
@@ -75,17 +38,17 @@ def work(run: RunFolder, *, floats: Path | None = None, twins: Sequence[Path] = 
     Raises:
         BitsmithError: what a stage raises; also where a file does not compute what was trained.
     """
-    with pipeline.locked(run.path):
+    run = RunFolder(path=Path(folder))
+    with locked(run.path, patience=PATIENCE):
         job = pipeline.prepare(run, say)
         if floats is not None:
-            adopt_float(job, RunFolder(path=floats))
-        watch = Teller()
+            adopt_float(job, RunFolder(path=Path(floats)))
         pipeline.train_float(job, watch)
         if only_float:
             return
         pipeline.search(job, watch, say)
         for twin in twins:
-            adopt_networks(job, RunFolder(path=twin))
+            adopt_networks(job, RunFolder(path=Path(twin)), say)
         pipeline.train(job, watch, say)
         say("export")
         pipeline.export(job.run, say=say, data=job.task.data)
@@ -117,7 +80,7 @@ def adopt_float(job: Job, source: RunFolder) -> None:
             shutil.copyfile(source.path / "float" / name, partial)
 
 
-def adopt_networks(job: Job, source: RunFolder) -> None:
+def adopt_networks(job: Job, source: RunFolder, say: Say) -> None:
     """Copy trained networks of another run that this run would train to the same numbers.
 
     That is: blueprint, start, plan, seed and data are equal, and neither network goes on from a search of its own.
@@ -163,46 +126,3 @@ def _learns_alike(recipe: Recipe) -> str:
 def _trials(run: RunFolder) -> list[dict[str, Any]]:
     file = run.path / "trials.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-
-class Teller:
-    """A Watch that prints a line per epoch, and now and then between."""
-
-    def __init__(self) -> None:
-        self.told, self.stage, self.epochs = 0.0, "", 0
-
-    def __call__(self, event: Event) -> None:
-        if event.stage != self.stage:
-            self.stage, self.epochs = event.stage, 0
-        if event.note:
-            say(f"{event.stage}: {event.note}")
-            return
-        now = time.monotonic()
-        if event.epoch_end:
-            self.epochs += 1
-            values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items() if name != "lr")
-            say(f"{event.stage}: step {event.step:,} of {event.steps:,}, epoch {self.epochs} done: {values}")
-        elif now - self.told > _SILENCE:
-            say(f"{event.stage}: step {event.step:,} of {event.steps:,}")
-        else:
-            return
-        self.told = now
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
-def say(message: str) -> None:
-    """One line of the log."""
-    print(message, flush=True)
-
-
-def _stop_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
