@@ -32,7 +32,7 @@ from bitsmith.search import (
 )
 from bitsmith.search.widths import SHARES
 from bitsmith.space import Mobile, Sequences
-from bitsmith.train import calibrate
+from bitsmith.train import calibrate, fitting_part, foretell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +138,25 @@ def _typical(job: Job) -> Blueprint:
 
 
 def _step(job: Job, network: nn.Module, batch_size: int | None = None) -> float:
-    """Seconds of one training step, the better of two after one to warm up."""
+    """Seconds of one training step, the better of two after those that tell how many images memory is enough for.
+
+    Raises:
+        TrainingError: not even for the fewest.
+    """
     batch_size = batch_size or (job.recipe.float_plan or job.recipe.train).batch_size
-    calibrate(network, job.task.data.train, batches=1, batch_size=batch_size)  # pyright: ignore[reportArgumentType]
     x, y = next(iter(job.task.data.train.batches(batch_size=batch_size, seed=0)))
-    times = []
-    for _ in range(3):
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    batches = {"batches": 1, "batch_size": min(len(x), 2)}
+    calibrate(network, job.task.data.train, **batches)  # pyright: ignore[reportArgumentType]
+    network.train()
+
+    def step(images: int) -> float:
         started = time.perf_counter()
-        network.train()
-        loss = job.task.compute_loss(network(x), y)
-        torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+        loss = job.task.compute_loss(network(x[:images]), y[:images])
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        return time.perf_counter() - started
+
+    device = torch.device("cpu")
+    memory = foretell(step, least=min(2, len(x)), most=len(x), device=device)
+    part = len(x) if memory is None else fitting_part(memory, len(x), 2, device, job.recipe.name)
+    return min(step(part), step(part)) * len(x) / part

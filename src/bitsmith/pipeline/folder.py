@@ -57,7 +57,7 @@ class Entry:
         kind: "found" by the recipe's method, or "baseline".
         budgets: what it had to meet, as text; empty for fixed bits.
         search_epochs, search_seconds: what its search took.
-        curves, details: of its search.
+        curves, memory, details: of its search.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Entry:
     search_epochs: float = 0.0
     search_seconds: float = 0.0
     curves: Mapping[str, list[float]] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -198,7 +199,8 @@ class RunFolder:
         values = read_json(file, "train first")
         with values_of(file, "delete it and run the stage again"):
             curves = {str(name): list(curve) for name, curve in values["curves"].items()}
-            return History(seconds=float(values["seconds"]), curves=curves)
+            memory = {str(name): int(value) for name, value in values.get("memory", {}).items()}
+            return History(seconds=float(values["seconds"]), curves=curves, memory=memory)
 
     def add_trial(self, values: Mapping[str, Any]) -> None:
         """Append one line to trials.jsonl, unless a process killed right after it did; seconds may differ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bitsmith.blueprint import Blueprint
@@ -10,13 +11,14 @@ from bitsmith.pipeline.folder import Entry
 from bitsmith.pipeline.job import Job
 from bitsmith.pipeline.post import NOT_TRAINED
 from bitsmith.report import Row
+from bitsmith.train import in_words
 
 Entries = list[tuple[Entry, Blueprint]]
 
 
 def notes(job: Job, entries: Entries) -> list[str]:
     """All notes of a verified run."""
-    return [*job.notes, *_left_out(job, entries), *_gains(job, entries), *_noise(entries)]
+    return [*job.notes, *_left_out(job, entries), *_gains(job, entries), *_noise(entries), *_memory(job, entries)]
 
 
 def caution(rows: list[Row]) -> list[str]:
@@ -74,6 +76,32 @@ def _gains(job: Job, entries: Entries) -> list[str]:
             f"bitsmith train {job.run.path} goes on from here"
         )
     return notes
+
+
+def _memory(job: Job, entries: Entries) -> list[str]:
+    """What memory was foretold and taken, of the stage that took most; and every stage whose batches were cut."""
+    stages: list[tuple[str, Mapping[str, int]]] = [
+        (f"search {entry.title}", entry.memory) for entry, _ in entries if entry.memory
+    ]
+    trained = [("train float", job.float_folder), *((f"train {e.title}", job.run.folder(e)) for e, _ in entries)]
+    for title, folder in trained:
+        history = job.run.history(folder)
+        if history is not None and history.memory:
+            stages.append((title, history.memory))
+    found = [
+        f"{title}: batches of {memory['batch']} passed in parts of {memory['part']}, with BatchNorm's statistics of "
+        "each part, as memory was too small for more"
+        for title, memory in stages
+        if memory["part"] < memory["batch"]
+    ]
+    known = [(title, memory) for title, memory in stages if "predicted" in memory and "measured" in memory]
+    if known:
+        title, memory = max(known, key=lambda stage: stage[1]["measured"])
+        found.append(
+            f"memory: {title} took most, {in_words(memory['measured'])} at its peak, "
+            f"{in_words(memory['predicted'])} foretold"
+        )
+    return found
 
 
 def _noise(entries: Entries) -> list[str]:

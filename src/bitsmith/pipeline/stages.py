@@ -114,6 +114,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
                     search_epochs=found.epochs,
                     search_seconds=found.seconds,
                     curves=dict(found.curves),
+                    memory=dict(found.memory),
                     details=dict(found.details),
                 )
                 job.run.write_entry(entry, found.best)
@@ -284,5 +285,6 @@ def _keep_training(folder: Path, state: dict[str, Tensor], history: History) -> 
     if (folder / C_FOLDER).exists():
         shutil.rmtree(folder / C_FOLDER)
     save_state(state, folder / "network.safetensors")
-    write_json(folder / "training.json", {"seconds": history.seconds, "curves": history.curves})
+    facts = {"seconds": history.seconds, "curves": history.curves, "memory": history.memory}
+    write_json(folder / "training.json", facts)
     (folder / "train.checkpoint").unlink(missing_ok=True)

@@ -210,7 +210,7 @@ def train(
         state: start from a whole trained state, such as `Found.state`.
         teacher: the trained network that `plan.distill` learns from.
         checkpoint: file to continue from and to write, every `checkpoint_seconds` and at the end of every epoch.
-        history: filled with the curves, if given.
+        history: filled with the curves and what memory it took, if given.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -236,7 +236,7 @@ def train(
         watch=watch,
     )
     if history is not None:
-        history.seconds, history.curves = done.seconds, done.curves
+        history.seconds, history.curves, history.memory = done.seconds, done.curves, done.memory
     return network.eval()
 
 

@@ -11,6 +11,7 @@ from bitsmith.quantize.network import Network, Stepped, build, float_blueprint
 from bitsmith.quantize.nice import NiceWeight
 from bitsmith.quantize.pact import PactActivation, SawbWeight
 from bitsmith.quantize.pairs import QUANTIZERS, QuantizerPair, find_quantizers
+from bitsmith.quantize.parts import Part, computing, present
 from bitsmith.quantize.quantizer import ActivationQuantizer, Calibrated, Grid, Quantizer, scale_gradient
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Network",
     "NiceWeight",
     "PactActivation",
+    "Part",
     "Priced",
     "Quantizer",
     "QuantizerPair",
@@ -43,9 +45,11 @@ __all__ = [
     "Stream",
     "apply_weight",
     "build",
+    "computing",
     "find_quantizers",
     "float_blueprint",
     "freeze",
     "mix",
+    "present",
     "scale_gradient",
 ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitsmith.quantize.parts import present
 from bitsmith.quantize.quantizer import (
     TINY,
     ActivationQuantizer,
@@ -99,7 +100,9 @@ class GaussianActivation(ActivationQuantizer):
         if self.calibrating:
             self.calibrate(x)
         elif self.training and not self.unit_variance:
-            self.deviation.lerp_(self._deviation_of(x), _RMS_MOMENTUM)
+            part = present()
+            momentum = _RMS_MOMENTUM if part is None else part.momentum(_RMS_MOMENTUM)
+            self.deviation.lerp_(self._deviation_of(x), momentum)
         step = self.step(x)
         if self.signed and self.bits == 1:
             return step * sign_through(x / step)

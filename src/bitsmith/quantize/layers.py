@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bitsmith.blueprint import NetworkGraph, Node
 from bitsmith.quantize.filterwise import FilterWise
 from bitsmith.quantize.lsq import LearnedStep
+from bitsmith.quantize.parts import BatchNorm1d, BatchNorm2d
 from bitsmith.quantize.quantizer import ActivationQuantizer
 
 
@@ -93,11 +94,11 @@ def weight_shape(node: Node, in_channels: int) -> tuple[int, ...]:
     return (node.shape[0], in_channels // node.groups, *node.kernel)
 
 
-def make_norm(node: Node) -> nn.BatchNorm1d | nn.BatchNorm2d | None:
+def make_norm(node: Node) -> BatchNorm1d | BatchNorm2d | None:
     """The BatchNorm of a node, of the rank of its output."""
     if node.norm is None:
         return None
-    kind = nn.BatchNorm2d if len(node.shape) == 3 else nn.BatchNorm1d
+    kind = BatchNorm2d if len(node.shape) == 3 else BatchNorm1d
     return kind(node.shape[0], eps=node.norm.eps, momentum=node.norm.momentum)
 
 

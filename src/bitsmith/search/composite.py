@@ -35,6 +35,7 @@ from bitsmith.seeding import derive
 from bitsmith.space import Precision, Space
 from bitsmith.train import (
     Loop,
+    Piece,
     TrainPlan,
     autocast,
     calibrate,
@@ -127,6 +128,7 @@ class Composite:
             epochs=self.epochs,
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
+            memory=history.memory,
             details=details,
             state=inherit(space, searching.network, best),
         )
@@ -246,14 +248,17 @@ class _Searching(JointLearner):
             calibrate(self.network, problem.task.data.train, batch_size=plan.batch_size, seed=seed)
         self.forward = compiled(self.network, loop.mode.compile)
 
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+    def begin(self, step: int) -> None:
+        super().begin(step)
         if not self.method.as_published:
             self._set_temperature(step / max(1, self.loop.steps - 1))
+
+    def loss(self, piece: Piece, step: int) -> Tensor:
         # Compiled for full batches; a last smaller one runs as it is.
-        forward = self.forward if len(x) == self.method.plan.batch_size else self.network
+        forward = self.forward if piece.usual else self.network
         with autocast(self.loop.mode.precision, self.loop.device):
-            logits = forward(x)
-        return self.problem.task.compute_loss(logits.float(), y)
+            logits = forward(piece.x)
+        return piece.loss(self.problem.task, logits)
 
     def penalty(self, step: int) -> Tensor:
         weight, activation = probabilities(self.network)

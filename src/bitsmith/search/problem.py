@@ -77,6 +77,7 @@ class Found:
         epochs: passes over the training split that the search took.
         seconds: that it took.
         curves: lists of equal length, "step" among them; for the report.
+        memory: as of `History`, where it learned in a loop.
         details: JSON-able facts, such as measured sensitivities.
         state: weights for `best` to go on from, or None.
         priced: what `costs` tells; `bitsmith.search` sets those of the target.
@@ -87,6 +88,7 @@ class Found:
     epochs: float = 0.0
     seconds: float = 0.0
     curves: Mapping[str, list[float]] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Tensor] | None = None
     priced: Mapping[str, Cost] = field(default_factory=lambda: COSTS)

@@ -174,11 +174,14 @@ class JointLearner(Learner):
     def lr(self) -> float:
         return self._optimizer.param_groups[0]["lr"]
 
-    def update(self, loss: Tensor, step: int) -> None:
-        learning = step >= self._lead
+    def begin(self, step: int) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         self._architecture.zero_grad(set_to_none=True)
-        (loss + self.penalty(step) if learning else loss).backward()
+
+    def update(self, step: int) -> None:
+        learning = step >= self._lead
+        if learning and (penalty := self.penalty(step)).requires_grad:
+            penalty.backward()
         self._optimizer.step()
         if learning:
             self._architecture.step()

@@ -6,7 +6,9 @@ from bitsmith.train.checkpoint import digest, load_checkpoint, load_into, load_s
 from bitsmith.train.compiling import compiled, resolve
 from bitsmith.train.distill import distill
 from bitsmith.train.fit import fit
-from bitsmith.train.loop import History, Learner, Loop
+from bitsmith.train.learner import History, Learner, Piece
+from bitsmith.train.loop import Loop
+from bitsmith.train.memory import fitting_part, foretell, in_words
 from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accuracy, f1
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
 from bitsmith.train.paired import Difference, paired
@@ -25,6 +27,7 @@ __all__ = [
     "Loop",
     "Metric",
     "Mode",
+    "Piece",
     "Stages",
     "Task",
     "TrainPlan",
@@ -42,6 +45,9 @@ __all__ = [
     "evaluate",
     "f1",
     "fit",
+    "fitting_part",
+    "foretell",
+    "in_words",
     "infer",
     "load_checkpoint",
     "load_into",

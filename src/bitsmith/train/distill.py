@@ -8,7 +8,9 @@ from torch import Tensor
 from bitsmith.errors import TrainingError
 
 
-def distill(loss: Tensor, logits: Tensor, taught: Tensor, *, share: float, temperature: float) -> Tensor:
+def distill(
+    loss: Tensor, logits: Tensor, taught: Tensor, *, share: float, temperature: float, part: float = 1.0
+) -> Tensor:
     """(1 - d) loss + d T^2 KL(softmax(taught / T) || softmax(logits / T)), the mean over the batch.
 
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531, section 2. T^2 keeps
@@ -19,6 +21,7 @@ def distill(loss: Tensor, logits: Tensor, taught: Tensor, *, share: float, tempe
         logits, taught: of the student and of its teacher, (N, classes).
         share: d, 0..1.
         temperature: T.
+        part: how much of a batch these samples are, where `loss` is that part's: the sum over parts is the batch's.
 
     Raises:
         TrainingError: the teacher tells other classes apart.
@@ -33,4 +36,4 @@ def distill(loss: Tensor, logits: Tensor, taught: Tensor, *, share: float, tempe
         )
     student, teacher = F.log_softmax(logits / temperature, 1), F.log_softmax(taught / temperature, 1)
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    return (1 - share) * loss + share * temperature**2 * divergence
+    return (1 - share) * loss + share * temperature**2 * part * divergence

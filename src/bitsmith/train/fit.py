@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bitsmith.blueprint import Widths
@@ -21,7 +20,8 @@ from bitsmith.train.averaged import average, take_average
 from bitsmith.train.checkpoint import digest, load_into
 from bitsmith.train.compiling import compiled
 from bitsmith.train.distill import distill
-from bitsmith.train.loop import History, Learner, Loop
+from bitsmith.train.learner import History, Learner, Piece
+from bitsmith.train.loop import Loop
 from bitsmith.train.mode import autocast, on_threads
 from bitsmith.train.plan import WEIGHTED, TrainPlan, make_optimizer, make_schedule
 from bitsmith.train.staged import Stages
@@ -116,9 +116,7 @@ class _Fitting(Learner):
         network.train()
         self.averaged = average(network, plan.ema) if plan.ema else None
         self.norm_seed = derive(seed, "averaged norms")
-        self.accelerator = Accelerator(cpu=loop.device.type == "cpu", mixed_precision="no")
         self.optimizer = make_optimizer(network, plan)
-        self.prepared = self.accelerator.prepare(self.optimizer)
         self.schedule = make_schedule(self.optimizer, plan, steps=max(2, loop.steps))
         self.stages = Stages(network, plan.noise, loop.steps) if plan.noise else None
         # Compiled for full batches; a last smaller one runs as it is rather than be compiled again.
@@ -133,25 +131,26 @@ class _Fitting(Learner):
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
-        full = len(x) == self.plan.batch_size
+    def begin(self, step: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
         if self.stages is not None:
             self.stages.begin(step)
+
+    def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
-            logits = (self.forward if full else self.network)(x).float()
+            logits = (self.forward if piece.usual else self.network)(piece.x).float()
         if self.stages is not None:
             self.stages.passed()
-        loss = self.task.compute_loss(logits, y)
+        loss = piece.loss(self.task, logits)
         if self.teach is None or self.teacher is None:
             return loss
         with torch.no_grad(), autocast(self.loop.mode.precision, self.loop.device):
-            taught = (self.teach if full else self.teacher)(x).float()
-        return distill(loss, logits, taught, share=self.plan.distill, temperature=self.plan.distill_temperature)
+            taught = (self.teach if piece.usual else self.teacher)(piece.x).float()
+        share, temperature = self.plan.distill, self.plan.distill_temperature
+        return distill(loss, logits, taught, share=share, temperature=temperature, part=piece.share)
 
-    def update(self, loss: Tensor, step: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        self.prepared.step()
+    def update(self, step: int) -> None:
+        self.optimizer.step()
         if step + 1 < self.loop.steps:
             self.schedule.step()
         if self.averaged is not None:
@@ -165,7 +164,7 @@ class _Fitting(Learner):
             network = self.averaged.module
             batch_size = self.plan.batch_size
             reestimate_norms(network, self.loop.split, batch_size=batch_size, seed=self.norm_seed)
-        metric, validation_loss = evaluate(network, self.task.data.validation, self.task)
+        metric, validation_loss = evaluate(network, self.task.data.validation, self.task, batch_size=self.loop.scored)
         return {
             "loss": loss,
             "validation_loss": validation_loss,

@@ -1,5 +1,8 @@
 """Loop: the epochs and steps that training and searching share, and how they go on where they were stopped.
 
+A batch that memory is too small for passes in parts of a half, a quarter, ... of it (`bitsmith.train.memory`); what
+that changes, `bitsmith.quantize.parts` says. How large they are is decided before the first step and kept.
+
 A checkpoint is written every `checkpoint_seconds`, at the end of every epoch and on Ctrl-C, always between two steps.
 It holds all that the next step depends on: the learner's state, the place in the epoch, torch's random state, and the
 mode (what is compiled, precision, threads). Batches depend on the seed, the epoch and their number alone. So a run that
@@ -8,14 +11,13 @@ goes on, whatever ended it, comes to the same bits as one that was never stopped
 
 from __future__ import annotations
 
+import copy
 import math
-import signal
-import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -24,54 +26,16 @@ from torch import Tensor
 
 from bitsmith.data import Split
 from bitsmith.errors import BitsmithError, RunError, TrainingError
+from bitsmith.quantize import Part, computing
 from bitsmith.train.checkpoint import load_checkpoint, save_checkpoint
 from bitsmith.train.compiling import wanted
+from bitsmith.train.interrupt import between_steps
+from bitsmith.train.learner import History, Learner, Piece
+from bitsmith.train.memory import available, fitting_part, foretell, in_words, peak, restart_peak
 from bitsmith.train.mode import choose_mode, pick_device, saved_mode
 from bitsmith.train.plan import TrainPlan
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
-
-
-@dataclass(kw_only=True)
-class History:
-    """What a training did: one number per epoch in each list, and the seconds it took."""
-
-    seconds: float = 0.0
-    curves: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, values: Mapping[str, float]) -> None:
-        """Append one epoch."""
-        for name, value in values.items():
-            self.curves.setdefault(name, []).append(value)
-
-
-class Learner(ABC):
-    """What a loop drives: it turns batches into steps of whatever it trains."""
-
-    @property
-    @abstractmethod
-    def lr(self) -> float:
-        """The present learning rate, for messages."""
-
-    @abstractmethod
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
-        """The scalar loss of a batch, with its gradient graph; `step` counts those before it."""
-
-    @abstractmethod
-    def update(self, loss: Tensor, step: int) -> None:
-        """One step down that loss, which is finite."""
-
-    @abstractmethod
-    def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
-        """The figures of an epoch that ends after `step` steps with this mean loss."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values: all that the next step depends on."""
-
-    @abstractmethod
-    def restore(self, state: Mapping[str, Any], where: str) -> None:
-        """The inverse of `state`; `where` is named in errors."""
 
 
 @final
@@ -113,6 +77,8 @@ class Loop:
         self.device = pick_device(plan)
         self.steps_per_epoch = split.steps(batch_size=plan.batch_size)
         self.steps = plan.epochs * self.steps_per_epoch
+        self.part = self._usual = plan.batch_size
+        self._least = 2  # images at once: BatchNorm has no statistics of one
         self.saved = load_checkpoint(checkpoint) if checkpoint else None
         if self.saved is None:
             self.mode = choose_mode(plan, steps=self.steps, device=self.device)
@@ -130,28 +96,36 @@ class Loop:
         """All epochs that are left; run it inside `on_threads(loop.mode.threads)`.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or memory is too small for the least part of a batch.
         """
         history, at = History(), _Place()
         if self.saved is not None:
             with _of_this_version(self._checkpoint):
                 learner.restore(self.saved["learner"], str(self._checkpoint))
-                history = History(seconds=self.saved["seconds"], curves=self.saved["curves"])
+                history = History(
+                    seconds=self.saved["seconds"], curves=self.saved["curves"], memory=self.saved["memory"]
+                )
                 at = _Place(**self.saved["place"])
                 _set_random_state(self.saved["random"], self.device)
+                self.part = history.memory["part"]
+        else:
+            history.memory = self._plan_memory(learner)
+        measured = restart_peak(self.device)
         began = time.monotonic() - history.seconds
 
         def keep() -> float:
             history.seconds = time.monotonic() - began
+            if measured:
+                history.memory["measured"] = max(history.memory.get("measured", 0), peak(self.device))
             if self._checkpoint is not None:
                 values = {"settings": self._settings, "mode": asdict(self.mode), "place": asdict(at)}
-                values |= {"seconds": history.seconds, "curves": history.curves}
+                values |= {"seconds": history.seconds, "curves": history.curves, "memory": history.memory}
                 values |= {"random": _random_state(self.device), "learner": learner.state()}
                 save_checkpoint(values, self._checkpoint)
             return time.monotonic()
 
         kept = time.monotonic()
-        with _between_steps(self._checkpoint is not None) as interruption:
+        with between_steps(self._checkpoint is not None) as interruption:
             while at.epoch < self._plan.epochs:
                 for x, y in self._batches(at):
                     self._step(learner, x, y, at)
@@ -168,6 +142,65 @@ class Loop:
                 self._watch(event)
         return history
 
+    @property
+    def scored(self) -> int:
+        """How many images to score at once: without gradients one takes less than a quarter of what it does in a
+        step."""
+        return min(500, 4 * self.part)
+
+    def gradients(self, x: Tensor, y: Tensor, loss: Callable[[Piece], Tensor]) -> float:
+        """Add the gradients of the loss of a batch, piece by piece, and return that loss."""
+        x, y = x.to(self.device), y.to(self.device)
+        total, start = 0.0, 0
+        for size in self._sizes(len(x)):
+            part = None if size == len(x) else Part(share=size / len(x), before=start / len(x))
+            piece = slice(start, start + size)
+            with computing(part):
+                value = loss(
+                    Piece(x=x[piece], y=y[piece], batch=y, part=part, usual=size == self._usual and part is None)
+                )
+                value.backward()
+            total, start = total + value.item(), start + size
+        return total
+
+    def _sizes(self, images: int) -> list[int]:
+        """Of the parts of a batch, as equal as can be, of two images at least."""
+        count = max(1, min(-(-images // self.part), images // self._least))
+        return [images // count + (i < images % count) for i in range(count)]
+
+    def _plan_memory(self, learner: Learner) -> dict[str, int]:
+        """Foretell the peak, choose the parts that batches pass in, and tell both."""
+        batch = self._plan.batch_size
+        memory = {"batch": batch, "part": batch}
+        state, random = copy.deepcopy(learner.state()), _random_state(self.device)
+        x, y = next(iter(self.split.batches(batch_size=batch, seed=self._epoch_seed(0), augment=self._task.augment)))
+        self._usual = 0  # nothing is compiled for a try
+
+        def attempt(images: int) -> None:
+            learner.begin(0)
+            self.gradients(x[:images], y[:images], partial(learner.loss, step=0))
+            learner.update(0)
+
+        found = foretell(attempt, least=min(self._least, len(x)), most=len(x), device=self.device)
+        self._usual = batch
+        learner.restore(state, "memory")
+        _set_random_state(random, self.device)
+        if found is None:
+            self._say("this machine doesn't let a process measure its memory, so none is foretold")
+            return memory
+        free = available(self.device)
+        part = fitting_part(found, batch, self._least, self.device, self._stage)
+        if part < batch:
+            self._say(
+                f"a batch of {batch} would take about {in_words(found.of(batch))} of memory, and {in_words(free)} are "
+                f"free: it passes in parts of {part} ({in_words(found.of(part))}). The gradients are those of the "
+                "batch, except that BatchNorm normalizes each part by its own statistics"
+            )
+        else:
+            self._say(f"about {in_words(found.of(part))} of memory at the peak; {in_words(free)} are free")
+        self.part = part
+        return memory | {"part": part, "predicted": found.of(part)}
+
     def _batches(self, at: _Place) -> Iterator[tuple[Tensor, Tensor]]:
         return self.split.batches(
             batch_size=self._plan.batch_size,
@@ -178,8 +211,8 @@ class Loop:
 
     def _step(self, learner: Learner, x: Tensor, y: Tensor, at: _Place) -> None:
         step = self._done(at)
-        loss = learner.loss(x.to(self.device), y.to(self.device), step)
-        value = loss.item()
+        learner.begin(step)
+        value = self.gradients(x, y, partial(learner.loss, step=step))
         if not math.isfinite(value):
             kept = "nothing was saved yet"
             if self._checkpoint and self._checkpoint.exists():
@@ -189,7 +222,7 @@ class Loop:
                 f"{learner.lr:.3g}; {kept}. Lower the learning rate, lengthen the warm-up, start from trained weights, "
                 "or look for NaN in the data."
             )
-        learner.update(loss, step)
+        learner.update(step)
         at.batch, at.total, at.images = at.batch + 1, at.total + value * len(x), at.images + len(x)
 
     def _done(self, at: _Place) -> int:
@@ -262,42 +295,3 @@ def _set_random_state(states: Mapping[str, Tensor], device: torch.device) -> Non
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-class _Interruption:
-    """A Ctrl-C that waits for the end of the step."""
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._handler: Callable | None = None
-
-    def wait_with(self, handler: Callable) -> None:
-        """Take the signal; `handler` gets it between steps. A second Ctrl-C goes to it at once."""
-        self._handler = handler
-        signal.signal(signal.SIGINT, self._note)
-
-    def answer(self) -> None:
-        """Let the handler have a signal that came; it raises as a rule."""
-        if self.pressed and self._handler is not None:
-            self.pressed = False
-            self._handler(signal.SIGINT, None)
-
-    def _note(self, *_: object) -> None:
-        self.pressed = True
-        signal.signal(signal.SIGINT, self._handler)
-
-
-@contextmanager
-def _between_steps(wanted: bool) -> Iterator[_Interruption]:
-    """Inside, Ctrl-C waits for the next `answer`; only the main thread may do that, so others leave it as it is."""
-    interruption = _Interruption()
-    handler = signal.getsignal(signal.SIGINT)
-    if not wanted or not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield interruption
-        return
-    interruption.wait_with(handler)
-    try:
-        yield interruption
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    interruption.answer()

@@ -24,7 +24,8 @@ class Task:
 
     Args:
         data: splits and input contract.
-        loss: (logits, labels) -> scalar; None is cross-entropy with `label_smoothing` and `class_weights`.
+        loss: (logits, labels) -> scalar, a mean over samples; None is cross-entropy with `label_smoothing` and
+            `class_weights`.
         metric: a name of METRICS or a function of (logits, labels) over a whole split, larger is better.
         positive: the class of two that F1 is about; None is the last one.
         augment: random changes of training batches, or None.
@@ -62,12 +63,24 @@ class Task:
         """For tables."""
         return self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "metric")
 
-    def compute_loss(self, logits: Tensor, labels: Tensor, *, smooth: bool = True) -> Tensor:
-        """The training loss; `smooth=False` leaves label smoothing out, for scoring."""
+    def compute_loss(
+        self, logits: Tensor, labels: Tensor, *, smooth: bool = True, batch: Tensor | None = None
+    ) -> Tensor:
+        """The training loss; `smooth=False` leaves label smoothing out, for scoring.
+
+        Args:
+            batch: labels of the batch that these are a part of: the losses of all its parts then add up to its own. A
+                loss of your own is taken to be a mean over samples.
+        """
         if self.loss is not None:
-            return self.loss(logits, labels)
+            loss = self.loss(logits, labels)
+            return loss if batch is None else loss * (len(labels) / len(batch))
         weight = None if self.weight is None else self.weight.to(logits.device, logits.dtype)
-        return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing if smooth else 0.0)
+        smoothing = self.label_smoothing if smooth else 0.0
+        if batch is None:
+            return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, weight, label_smoothing=smoothing, reduction="sum")
+        return total / (len(batch) if weight is None else weight[batch].sum())
 
 
 def _score(metric: str | Metric, positive: str | None, classes: tuple[str, ...]) -> Metric:

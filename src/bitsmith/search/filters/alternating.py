@@ -29,6 +29,7 @@ from bitsmith.space import Precision
 from bitsmith.train import (
     Learner,
     Loop,
+    Piece,
     autocast,
     calibrate,
     load_into,
@@ -85,15 +86,16 @@ class Alternating(Learner):
         """p = softmax(alpha) of each free layer."""
         return {name: torch.softmax(alpha, 0) for name, alpha in self.alphas.items()}
 
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
-        self.sampled.hold(self.partitions.draw(self.probabilities()))
-        with autocast(self.loop.mode.precision, self.loop.device):
-            outputs = self.sampled(x)
-        return self.problem.task.compute_loss(outputs.float(), y)
-
-    def update(self, loss: Tensor, step: int) -> None:
+    def begin(self, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.sampled.hold(self.partitions.draw(self.probabilities()))
+
+    def loss(self, piece: Piece, step: int) -> Tensor:
+        with autocast(self.loop.mode.precision, self.loop.device):
+            outputs = self.sampled(piece.x)
+        return piece.loss(self.problem.task, outputs)
+
+    def update(self, step: int) -> None:
         self.optimizer.step()
         if step + 1 < self.loop.steps:
             self.schedule.step()

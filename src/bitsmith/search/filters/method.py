@@ -43,6 +43,7 @@ from bitsmith.seeding import derive
 from bitsmith.space import Precision, cut_state
 from bitsmith.train import (
     Loop,
+    Piece,
     TrainPlan,
     autocast,
     calibrate,
@@ -151,6 +152,7 @@ class Filters:
             epochs=self.epochs,
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
+            memory=history.memory,
             details={"filters": _counted(pruned)},
             state=state,
         )
@@ -225,12 +227,15 @@ class _Searching(JointLearner):
             seed = derive(problem.seed, "calibrate")
             calibrate(self.soft, problem.task.data.train, batch_size=method.plan.batch_size, seed=seed)
 
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+    def begin(self, step: int) -> None:
+        super().begin(step)
         first, last = self.method.temperature
         self.soft.cool(first * (last / first) ** (step / max(1, self.loop.steps - 1)))
+
+    def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
-            outputs = self.soft(x)
-        return self.problem.task.compute_loss(outputs.float(), y)
+            outputs = self.soft(piece.x)
+        return piece.loss(self.problem.task, outputs)
 
     def penalty(self, step: int) -> Tensor:
         return self.falling.penalty(self.costs(self.soft.shares()), step, self.loop.device)

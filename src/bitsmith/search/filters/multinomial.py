@@ -170,6 +170,7 @@ class Multinomial:
             epochs=self.epochs,
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
+            memory=history.memory,
             details={
                 "pairs": _counted(partitions, counts),
                 "probabilities": {n: q.tolist() for n, q in p.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -18,7 +19,7 @@ from bitsmith.search.supernet.network import SharedNetwork
 from bitsmith.search.supernet.pricing import expected_costs
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile
-from bitsmith.train import Learner, Loop, autocast, calibrate, compiled, load_into, make_optimizer, make_schedule
+from bitsmith.train import Learner, Loop, Piece, autocast, calibrate, compiled, load_into, make_optimizer, make_schedule
 
 if TYPE_CHECKING:
     from bitsmith.search.supernet.method import Supernet
@@ -75,15 +76,16 @@ class SupernetLearner(Learner):
         """softmax(logits): how often each option wins among Gumbel-perturbed logits, whatever the temperature."""
         return {name: torch.softmax(logits, 0) for name, logits in self.logits.items()}
 
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
-        with torch.no_grad():
-            self.network.present = self._draw(step)
-        with self.depth.reading(step):
-            return self._loss_of(x, y)
-
-    def update(self, loss: Tensor, step: int) -> None:
+    def begin(self, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with torch.no_grad():
+            self.network.present = self._draw(step, self._noise())
+
+    def loss(self, piece: Piece, step: int) -> Tensor:
+        with self.depth.reading(step):
+            return self._loss_of(piece)
+
+    def update(self, step: int) -> None:
         self.depth.gradients(step)
         self.optimizer.step()
         for number in self._choices(step):
@@ -124,7 +126,11 @@ class SupernetLearner(Learner):
         self.falling.restore(state)
         self.depth.restore(state["squares"])
 
-    def _draw(self, step: int) -> dict[str, Tensor]:
+    def _noise(self) -> dict[str, Tensor]:
+        """Of Gumbel's distribution, for each logit."""
+        return {name: -torch.empty_like(logits).exponential_().log() for name, logits in self.logits.items()}
+
+    def _draw(self, step: int, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gumbel-softmax of every decision; on a single path the greatest alone, with the gradient of the mixture."""
         if self.method.as_published:
             temperature = published.temperature(step // self.loop.steps_per_epoch)
@@ -133,8 +139,7 @@ class SupernetLearner(Learner):
             temperature = first * (last / first) ** (step / max(1, self.loop.steps - 1))
         found = {}
         for name, logits in self.logits.items():
-            noise = -torch.empty_like(logits).exponential_().log()
-            p = torch.softmax((logits + noise) / temperature, 0)
+            p = torch.softmax((logits + noise[name]) / temperature, 0)
             if self.method.path == "single":
                 p = F.one_hot(p.argmax(), len(p)).to(p) + (p - p.detach())
             found[name] = p
@@ -157,17 +162,25 @@ class SupernetLearner(Learner):
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         for parameter in weights:
             parameter.requires_grad_(False)
-        self.network.present = self._draw(step)
-        p = self.probabilities()
-        loss = self._loss_of(x.to(self.loop.device), y.to(self.loop.device))
-        expected = [cost(p) for cost in self.costs]
-        if self.method.as_published:
-            name, (alpha, beta) = self.budgets[0].cost, self.method.soft_cost
-            total = published.soft_cost(loss, expected[0], name, alpha, beta)
-        else:
-            total = loss + self.falling.penalty(expected, step, self.loop.device)
         self.architecture.zero_grad(set_to_none=True)
-        total.backward()
+        noise = self._noise()
+
+        def loss_of(piece: Piece) -> Tensor:  # every piece by the same draw, with a gradient graph of its own
+            self.network.present = self._draw(step, noise)
+            return self._loss_of(piece)
+
+        expected = [cost(self.probabilities()) for cost in self.costs]
+        if self.method.as_published:  # a product, so the slopes of its factors are taken one after the other
+            name, (alpha, beta) = self.budgets[0].cost, self.method.soft_cost
+            soft = partial(published.soft_cost, cost=name, alpha=alpha, beta=beta)
+            weight = soft(torch.ones(()), expected[0].detach()).item()
+            loss = self.loop.gradients(x, y, lambda piece: weight * loss_of(piece)) / weight
+            penalty = soft(torch.tensor(loss), expected[0])
+        else:
+            self.loop.gradients(x, y, loss_of)
+            penalty = self.falling.penalty(expected, step, self.loop.device)
+        if penalty.requires_grad:
+            penalty.backward()
         self.architecture.step()
         for parameter in weights:
             parameter.requires_grad_(True)
@@ -182,10 +195,10 @@ class SupernetLearner(Learner):
             self.search_batches = split.batches(batch_size=size, seed=seed, augment=augment, start=start)
         return next(self.search_batches)
 
-    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+    def _loss_of(self, piece: Piece) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
-            logits = self.forward(x)
-        return self.problem.task.compute_loss(logits.float(), y)
+            logits = self.forward(piece.x)
+        return piece.loss(self.problem.task, logits)
 
 
 def is_decided(space: Mobile, cost: str) -> bool:

@@ -145,6 +145,7 @@ class Supernet:
             epochs=self.epochs,
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
+            memory=history.memory,
             details=details,
             state=state,
         )

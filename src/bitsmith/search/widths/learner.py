@@ -35,6 +35,7 @@ from bitsmith.space import Precision
 from bitsmith.train import (
     Learner,
     Loop,
+    Piece,
     autocast,
     calibrate,
     load_into,
@@ -115,17 +116,17 @@ class WidthLearner(Learner):
             self._drawn = number, [tuple(widths) for widths in drawn.tolist()]
         return self._drawn[1]
 
-    def loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+    def begin(self, step: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def loss(self, piece: Piece, step: int) -> Tensor:
         number, place = divmod(step, self.round_steps)
-        sample = self.draw(number)[place // self.method.sample_steps]
+        sample, x = self.draw(number)[place // self.method.sample_steps], piece.x
         with autocast(self.loop.mode.precision, self.loop.device):
             outputs = [self.slim.at_share(x, k) for k in range(len(SHARES))] + [self.slim.at_widths(x, sample)]
-        losses = [self.problem.task.compute_loss(each.float(), y) for each in outputs]
-        return torch.stack(losses).mean()
+        return torch.stack([piece.loss(self.problem.task, each) for each in outputs]).mean()
 
-    def update(self, loss: Tensor, step: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def update(self, step: int) -> None:
         self.optimizer.step()
         number, place = divmod(step, self.round_steps)
         if place + 1 == self.round_steps and step >= self.lead:

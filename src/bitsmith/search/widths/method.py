@@ -142,6 +142,7 @@ class WidthSearch(ABC):
             epochs=self.epochs,
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
+            memory=history.memory,
             details={
                 "widths": as_details(groups, widths, expected.tolist()),
                 "filters": _counted(groups, best),
