@@ -80,7 +80,7 @@ class Evaluator:
         try:
             if attempt is not None:
                 attempt.begin()
-            stage = f"latent, network {number + 1}" + (f", {plan.epochs} epochs" if rung else "")
+            stage = "latent networks" + (f", {plan.epochs} epochs" if rung else "")  # one bar, from anew for each
             score = evaluate_blueprint(guard.problem, blueprint, plan, stage=stage, checkpoint=checkpoint)
         except _FAILURES as error:
             if error is guard.from_outside:
