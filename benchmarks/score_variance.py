@@ -30,7 +30,7 @@ from bitsmith.search.filters.alternating import Alternating
 from bitsmith.search.filters.score import Baseline, score_gradient
 from bitsmith.search.searching import choices_of_bits, open_loop
 from bitsmith.space import precision
-from bitsmith.train import Task, TrainPlan
+from bitsmith.train import Piece, Task, TrainPlan
 
 SEED, SAMPLES, TRIPLES = 0, 3, 4000
 WANTED = {"fresh": "above 1", "one epoch": "above 1"}
@@ -78,7 +78,9 @@ def main() -> None:
         if when == "one epoch":
             batches = learner.loop.split.batches(batch_size=learner.method.plan.batch_size, seed=SEED)
             for step, (x, y) in enumerate(batches):
-                learner.update(learner.loss(x, y, step), step)
+                learner.begin(step)
+                learner.loss(Piece(x=x, y=y, batch=y), step).backward()
+                learner.update(step)
         found = estimates(learner, draws)
         totals = {baseline: float(rows_.var(0, ddof=1).sum()) for baseline, rows_ in found.items()}
         ratios[when] = totals["none"] / totals["leave-one-out"]
