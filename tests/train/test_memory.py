@@ -37,7 +37,7 @@ def make(few, *, norm: bool = False, quantized: bool = True):
 def fitting(monkeypatch, images: int):
     """A machine on which so many images fit."""
     monkeypatch.setattr(LOOP, "foretell", lambda *_, **__: Forecast(held=0, per_image=1e6))
-    monkeypatch.setattr(memory, "limit", lambda device: images * 1e6)
+    monkeypatch.setattr(memory, "limit", lambda device, share=1: images * 1e6)
 
 
 def trained(few, **options):
@@ -163,6 +163,14 @@ def test_trying_changes_nothing(few, monkeypatch):
     untried, history = trained(few, norm=True, ema=0.9, optimizer="adamw", lr=0.01)
     assert all(torch.equal(v, untried.state_dict()[k]) for k, v in tried.state_dict().items())
     assert "predicted" not in history.memory
+
+
+def test_trying_takes_no_step_of_a_schedule(few):
+    """A training of two steps has a schedule of two."""
+    data = dataclasses.replace(few, train=few.train.take(torch.arange(128)))
+    for schedule in ("one-cycle", "cosine"):
+        plan = dataclasses.replace(PLAN, epochs=1, schedule=schedule)
+        assert len(fit(make(few), Task(data=data), plan, split=data.train).curves["loss"]) == 1
 
 
 def test_memory_too_small_for_two_images_is_one_error_before_the_first_step(few, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -20,8 +21,10 @@ from typer.core import TyperGroup
 import bitsmith
 from bitsmith.cli.settings import typed_command
 from bitsmith.cli.show import err
-from bitsmith.errors import BitsmithError
+from bitsmith.errors import BitsmithError, RecipeError
+from bitsmith.train import asked_for, first_to_fail, is_lost, join, processes
 
+_TOGETHER = ("run", "search", "train")  # commands that several processes can work at
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
@@ -47,12 +50,31 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _start(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(bitsmith.__version__)
         raise typer.Exit
+    if asked_for() > 1:
+        _join(context.invoked_subcommand)
+
+
+def _join(command: str | None) -> None:
+    """Learn together with the other processes that torchrun has started; only the first one talks.
+
+    Raises:
+        RecipeError: a command that one process does.
+    """
+    if command not in _TOGETHER:
+        if os.environ.get("RANK", "0") != "0":
+            raise typer.Exit(1)
+        raise RecipeError(
+            f"bitsmith {command} is done by one process: start it without torchrun, which is for {', '.join(_TOGETHER)}"
+        )
+    if join().rank > 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
 
 
 def main() -> None:
@@ -70,6 +92,9 @@ def main() -> None:
     except _InterruptedError:
         sys.exit(_fail(f"interrupted; what was finished is kept. Go on with: {typed_command()}", 130))
     except (MemoryError, RuntimeError) as error:  # torch tells in words where memory ends
+        if asked_for() > 1 and is_lost(error):
+            way = "its own message or the system's log tells why; the same command goes on from the last checkpoint"
+            sys.exit(_fail(f"another process of this run has ended; {way}", 1))
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
         way = "take a smaller batch_size (the recipe's train, float_plan and method.plan have one each)"
@@ -80,5 +105,10 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
+    """Print an error; of several processes the first that fails does."""
+    if not first_to_fail():
+        return code
+    if processes().rank > 0:
+        sys.stderr = sys.__stderr__
     err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
     return code

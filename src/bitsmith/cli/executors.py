@@ -16,7 +16,7 @@ from rich.text import Text
 from bitsmith.cli.show import err, progress
 from bitsmith.errors import RecipeError
 from bitsmith.executor import Executor, InProcess, Processes, RayCluster, State
-from bitsmith.train import Watch, silent
+from bitsmith.train import Watch, processes, silent
 
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Trials at a time, each with one thread; default 1, on Ray all its CPUs.")
@@ -57,6 +57,12 @@ def choose_executor(name: str, workers: int | None, address: str | None) -> Exec
         RecipeError: an unknown name, or an option that it doesn't take.
         RunError: no such Ray cluster.
     """
+    together = processes().count
+    if together > 1 and name != "inprocess":
+        raise RecipeError(
+            f"torchrun has started {together} processes for one training, and --executor and --workers share out many: "
+            "leave those options out, or start bitsmith without torchrun"
+        )
     if address is not None and name != "ray":
         raise RecipeError("--address is that of a Ray cluster: add --executor ray, or leave it out")
     if name == "ray":

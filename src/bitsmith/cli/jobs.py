@@ -55,6 +55,7 @@ from bitsmith.cost import price
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.pipeline import Job
 from bitsmith.recipe import FILLED, METHODS, make_method, named, read_recipe
+from bitsmith.train import processes
 
 
 @app.command()
@@ -113,7 +114,8 @@ def run(
             pipeline.search(job, watch, tell)
         with training_place(executor, workers, address, quiet or as_json) as at:
             pipeline.train(job, at.watch, tell, executor=at.executor, show=at.show)
-        _prove(job, quiet, as_json)
+        if processes().rank == 0:
+            _prove(job, quiet, as_json)
 
 
 @app.command()

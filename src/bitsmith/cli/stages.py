@@ -23,7 +23,7 @@ from bitsmith.pipeline.against import compare_run, read_other
 from bitsmith.pipeline.exported import EXPORTERS
 from bitsmith.pipeline.speed import measure_speeds
 from bitsmith.report import Speed
-from bitsmith.train import read_json
+from bitsmith.train import processes, read_json
 
 
 @app.command()
@@ -38,13 +38,14 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train every searched network of a run folder at its low precision; with --workers several at a time."""
-    if lr is not None:
+    if lr is not None and processes().rank == 0:
         pipeline.change_lr(RunFolder(path=folder), lr)
-    job = _opened(folder, quiet, device)
-    with progress(quiet) as watch:
-        pipeline.train_float(job, watch)
-    with training_place(executor, workers, address, quiet) as at:
-        pipeline.train(job, at.watch, say(quiet), only or (), executor=at.executor, show=at.show)
+    with pipeline.copied(folder) as place:
+        job = _opened(place, quiet, device)
+        with progress(quiet) as watch:
+            pipeline.train_float(job, watch)
+        with training_place(executor, workers, address, quiet) as at:
+            pipeline.train(job, at.watch, say(quiet), only or (), executor=at.executor, show=at.show)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from bitsmith.pipeline.ahead import estimate_ahead, price_ahead
 from bitsmith.pipeline.artefacts import describe, export, verify
+from bitsmith.pipeline.copies import copied
 from bitsmith.pipeline.explain import explain_run
 from bitsmith.pipeline.folder import Entry, RunFolder, begun
 from bitsmith.pipeline.job import Job, Say, check_budgets, make_space, open_task, prepare, quiet
@@ -20,6 +21,7 @@ __all__ = [
     "begun",
     "change_lr",
     "check_budgets",
+    "copied",
     "describe",
     "environment",
     "estimate_ahead",

@@ -41,9 +41,10 @@ from typing import Any, Literal
 from bitsmith.blueprint import Blueprint, Budget, read_blueprint
 from bitsmith.errors import BitsmithError, RunError
 from bitsmith.files import values_of
+from bitsmith.pipeline.copies import copied
 from bitsmith.pipeline.lock import locked
 from bitsmith.recipe import Recipe, absolute, dump_recipe, read_recipe
-from bitsmith.train import History, read_json, write_json, write_text
+from bitsmith.train import History, processes, read_json, write_json, write_text
 
 _CAPTURED = ("graph.json", "captured.safetensors")
 
@@ -224,17 +225,24 @@ class RunFolder:
 def begun(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
     """A run folder, made or gone on with, and held inside.
 
+    Of several processes the first has the folder, the others copies.
+
     Where the run is refused before anything is learned (a budget out of reach, data that can't be read), what was made
     of the folder here is taken away again.
 
     Raises:
         RunError: as of `RunFolder.create` and `locked`.
     """
+    if processes().rank > 0:
+        with copied(path) as copy:
+            yield RunFolder(path=copy)
+        return
     new, known = not path.exists(), (path / "recipe.yaml").exists()
     run = RunFolder.create(path, recipe)
     with locked(path):
         try:
-            yield run
+            with copied(path):
+                yield run
         except BitsmithError:
             if new and not run.learned:
                 shutil.rmtree(path)

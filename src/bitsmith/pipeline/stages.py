@@ -30,6 +30,7 @@ from bitsmith.space import precision
 from bitsmith.train import (
     History,
     Watch,
+    agree,
     evaluate,
     fit,
     load_state,
@@ -107,6 +108,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
                     write_json(folder / "left_out.json", {"reason": str(error)})
                     say(f"{entry.title}: left out; {error}")
                     continue
+                agree({"network": found.best.to_json()}, f"search {entry.title}")
                 if found.state is not None:
                     save_state(found.state, folder / "inherited.safetensors")
                 entry = dataclasses.replace(

@@ -11,7 +11,7 @@ from bitsmith.quantize.network import Network, Stepped, build, float_blueprint
 from bitsmith.quantize.nice import NiceWeight
 from bitsmith.quantize.pact import PactActivation, SawbWeight
 from bitsmith.quantize.pairs import QUANTIZERS, QuantizerPair, find_quantizers
-from bitsmith.quantize.parts import Part, computing, present
+from bitsmith.quantize.parts import Own, Part, computing, present
 from bitsmith.quantize.quantizer import ActivationQuantizer, Calibrated, Grid, Quantizer, scale_gradient
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Mixture",
     "Network",
     "NiceWeight",
+    "Own",
     "PactActivation",
     "Part",
     "Priced",

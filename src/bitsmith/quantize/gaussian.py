@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitsmith.quantize.parts import present
+from bitsmith.quantize.parts import Part, present
 from bitsmith.quantize.quantizer import (
     TINY,
     ActivationQuantizer,
@@ -92,9 +92,12 @@ class GaussianActivation(ActivationQuantizer):
     def step(self, x: Tensor) -> Tensor:
         return self.base * self.deviation.to(x.dtype).clamp_min(TINY)
 
-    def _deviation_of(self, x: Tensor) -> Tensor:
+    def _deviation_of(self, x: Tensor, part: Part | None = None) -> Tensor:
+        square = x.detach().square().mean()
+        if part is not None:
+            square = part.average(square)
         # A half-wave Gaussian has half the mean square of the full one.
-        return (x.detach().square().mean() * (1.0 if self.signed else 2.0)).sqrt().to(self.deviation.dtype)
+        return (square * (1.0 if self.signed else 2.0)).sqrt().to(self.deviation.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.calibrating:
@@ -102,7 +105,7 @@ class GaussianActivation(ActivationQuantizer):
         elif self.training and not self.unit_variance:
             part = present()
             momentum = _RMS_MOMENTUM if part is None else part.momentum(_RMS_MOMENTUM)
-            self.deviation.lerp_(self._deviation_of(x), momentum)
+            self.deviation.lerp_(self._deviation_of(x, part), momentum)
         step = self.step(x)
         if self.signed and self.bits == 1:
             return step * sign_through(x / step)

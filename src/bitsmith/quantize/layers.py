@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitsmith.blueprint import NetworkGraph, Node
 from bitsmith.quantize.filterwise import FilterWise
 from bitsmith.quantize.lsq import LearnedStep
-from bitsmith.quantize.parts import BatchNorm1d, BatchNorm2d
+from bitsmith.quantize.parts import BatchNorm1d, BatchNorm2d, dropout
 from bitsmith.quantize.quantizer import ActivationQuantizer
 
 
@@ -144,7 +144,7 @@ def apply_free(node: Node, inputs: list[Tensor], *, training: bool) -> Tensor:
         case "flatten":
             return x.flatten(1)
         case "dropout":
-            return F.dropout(x, node.rate, training)
+            return dropout(x, node.rate, training)
         case "leaky_relu":
             return F.leaky_relu(x, node.slope)
     return _FUNCTIONS[node.op](x)

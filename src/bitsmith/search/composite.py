@@ -258,7 +258,7 @@ class _Searching(JointLearner):
         forward = self.forward if piece.usual else self.network
         with autocast(self.loop.mode.precision, self.loop.device):
             logits = forward(piece.x)
-        return piece.loss(self.problem.task, logits)
+        return piece.loss(self.problem.task, piece.gathered(logits))
 
     def penalty(self, step: int) -> Tensor:
         weight, activation = probabilities(self.network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -173,6 +173,9 @@ class JointLearner(Learner):
     @property
     def lr(self) -> float:
         return self._optimizer.param_groups[0]["lr"]
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self._network.parameters()
 
     def begin(self, step: int) -> None:
         self._optimizer.zero_grad(set_to_none=True)

@@ -12,6 +12,17 @@ from bitsmith.train.memory import fitting_part, foretell, in_words
 from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accuracy, f1
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
 from bitsmith.train.paired import Difference, paired
+from bitsmith.train.parallel import (
+    Processes,
+    agree,
+    asked_for,
+    broadcast,
+    first_to_fail,
+    is_lost,
+    join,
+    processes,
+    refuse_processes,
+)
 from bitsmith.train.plan import TrainPlan, make_optimizer, make_schedule
 from bitsmith.train.staged import Stages, check_noise
 from bitsmith.train.statistics import calibrate, evaluate, infer, reestimate_norms
@@ -28,15 +39,19 @@ __all__ = [
     "Metric",
     "Mode",
     "Piece",
+    "Processes",
     "Stages",
     "Task",
     "TrainPlan",
     "Watch",
     "accuracy",
+    "agree",
+    "asked_for",
     "auc",
     "autocast",
     "average",
     "balanced_accuracy",
+    "broadcast",
     "calibrate",
     "check_noise",
     "compiled",
@@ -44,11 +59,14 @@ __all__ = [
     "distill",
     "evaluate",
     "f1",
+    "first_to_fail",
     "fit",
     "fitting_part",
     "foretell",
     "in_words",
     "infer",
+    "is_lost",
+    "join",
     "load_checkpoint",
     "load_into",
     "load_state",
@@ -57,8 +75,10 @@ __all__ = [
     "on_threads",
     "paired",
     "pick_device",
+    "processes",
     "read_json",
     "reestimate_norms",
+    "refuse_processes",
     "resolve",
     "save_checkpoint",
     "save_state",

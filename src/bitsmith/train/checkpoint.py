@@ -105,3 +105,30 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     except Exception as error:  # a damaged file makes torch's reader raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"the checkpoint {path} is damaged ({reason}); delete it to start this stage again") from error
+
+
+# Settings whose values say nothing to people.
+_OTHER = {
+    "bits": "other bits",
+    "data": "other data",
+    "float_state": "other float weights",
+    "graph": "another network",
+    "options": "other bits to choose from",
+    "start": "other starting weights",
+    "teacher": "another teacher",
+}
+
+
+def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuse a checkpoint that was made with other settings.
+
+    Raises:
+        RunError: naming the first setting that differs.
+    """
+    old = saved.get("settings", {})
+    for name, value in settings.items():
+        if old.get(name) != value:
+            other = _OTHER.get(name, f"{name} = {old.get(name)!r}, now it is {value!r}")
+            raise RunError(
+                f"{checkpoint} was made with {other}; delete it to start this stage again, or go back to what it was"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from bitsmith.train.distill import distill
 from bitsmith.train.learner import History, Learner, Piece
 from bitsmith.train.loop import Loop
 from bitsmith.train.mode import autocast, on_threads
+from bitsmith.train.parallel import refuse_processes
 from bitsmith.train.plan import WEIGHTED, TrainPlan, make_optimizer, make_schedule
 from bitsmith.train.staged import Stages
 from bitsmith.train.statistics import evaluate, reestimate_norms
@@ -67,6 +68,10 @@ def fit(
         raise RecipeError(f"{stage}: distill = {plan.distill:g} needs a trained network to learn from; give a teacher")
     if not plan.distill:
         teacher = None
+    if plan.noise:
+        refuse_processes(
+            f"{stage} with noise", "it starts the steps of a layer by the samples that one process computes"
+        )
     loop = Loop(
         stage=stage,
         task=task,
@@ -131,6 +136,9 @@ class _Fitting(Learner):
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
+    def parameters(self) -> Iterable[Tensor]:
+        return self.network.parameters()
+
     def begin(self, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         if self.stages is not None:
@@ -138,14 +146,16 @@ class _Fitting(Learner):
 
     def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
-            logits = (self.forward if piece.usual else self.network)(piece.x).float()
+            outputs = (self.forward if piece.usual else self.network)(piece.x)
         if self.stages is not None:
             self.stages.passed()
+        logits = piece.gathered(outputs)
         loss = piece.loss(self.task, logits)
         if self.teach is None or self.teacher is None:
             return loss
         with torch.no_grad(), autocast(self.loop.mode.precision, self.loop.device):
-            taught = (self.teach if piece.usual else self.teacher)(piece.x).float()
+            outputs = (self.teach if piece.usual else self.teacher)(piece.x)
+        taught = piece.gathered(outputs)
         share, temperature = self.plan.distill, self.plan.distill_temperature
         return distill(loss, logits, taught, share=share, temperature=temperature, part=piece.share)
 

@@ -4,13 +4,14 @@ several, whose gradients add up."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from bitsmith.quantize import Part
+from bitsmith.train.parallel import gather
 from bitsmith.train.task import Task
 
 
@@ -38,8 +39,8 @@ class Piece:
     """A batch, or a part of one.
 
     Args:
-        x: its images, (N, C, H, W).
-        y: its labels, (N,).
+        x: its images, (N, C, H, W); of several processes, those that this one computes.
+        y: its labels, (N,), of all processes.
         batch: labels of the whole batch.
         part: which part it is; None where it is all.
         usual: whether it is as large as most, so that what is compiled for one size may be used.
@@ -56,9 +57,14 @@ class Piece:
         """Of the batch's samples."""
         return 1.0 if self.part is None else self.part.share
 
+    def gathered(self, outputs: Tensor) -> Tensor:
+        """The outputs for all of its labels, in float32, of those for `x`."""
+        own = None if self.part is None else self.part.own
+        return outputs.float() if own is None else gather(outputs.float(), own)
+
     def loss(self, task: Task, outputs: Tensor) -> Tensor:
-        """What the piece adds to the loss of its batch."""
-        return task.compute_loss(outputs.float(), self.y, batch=None if self.part is None else self.batch)
+        """What the piece adds to the loss of its batch; outputs are those `gathered`."""
+        return task.compute_loss(outputs, self.y, batch=self.batch if self.share < 1 else None)
 
 
 class Learner(ABC):
@@ -68,6 +74,10 @@ class Learner(ABC):
     @abstractmethod
     def lr(self) -> float:
         """The present learning rate, for messages."""
+
+    @abstractmethod
+    def parameters(self) -> Iterable[Tensor]:
+        """What gets gradients from its loss."""
 
     @abstractmethod
     def begin(self, step: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,12 +27,13 @@ from torch import Tensor
 from bitsmith.data import Split
 from bitsmith.errors import BitsmithError, RunError, TrainingError
 from bitsmith.quantize import Part, computing
-from bitsmith.train.checkpoint import load_checkpoint, save_checkpoint
+from bitsmith.train.checkpoint import check_same, load_checkpoint, save_checkpoint
 from bitsmith.train.compiling import wanted
 from bitsmith.train.interrupt import between_steps
 from bitsmith.train.learner import History, Learner, Piece
 from bitsmith.train.memory import available, fitting_part, foretell, in_words, peak, restart_peak
 from bitsmith.train.mode import choose_mode, pick_device, saved_mode
+from bitsmith.train.parallel import ALONE, agree, least, processes, sum_gradients
 from bitsmith.train.plan import TrainPlan
 from bitsmith.train.task import Task
 from bitsmith.train.watch import Event, Watch, silent
@@ -77,6 +78,7 @@ class Loop:
         self.device = pick_device(plan)
         self.steps_per_epoch = split.steps(batch_size=plan.batch_size)
         self.steps = plan.epochs * self.steps_per_epoch
+        self._processes = processes()
         self.part = self._usual = plan.batch_size
         self._least = 2  # images at once: BatchNorm has no statistics of one
         self.saved = load_checkpoint(checkpoint) if checkpoint else None
@@ -110,6 +112,7 @@ class Loop:
                 self.part = history.memory["part"]
         else:
             history.memory = self._plan_memory(learner)
+        self._agree(learner, at)
         measured = restart_peak(self.device)
         began = time.monotonic() - history.seconds
 
@@ -117,7 +120,7 @@ class Loop:
             history.seconds = time.monotonic() - began
             if measured:
                 history.memory["measured"] = max(history.memory.get("measured", 0), peak(self.device))
-            if self._checkpoint is not None:
+            if self._checkpoint is not None and self._processes.rank == 0:
                 values = {"settings": self._settings, "mode": asdict(self.mode), "place": asdict(at)}
                 values |= {"seconds": history.seconds, "curves": history.curves, "memory": history.memory}
                 values |= {"random": _random_state(self.device), "learner": learner.state()}
@@ -137,6 +140,7 @@ class Loop:
                 history.add(figures)
                 event = self._event(at, epoch_end=True, values=figures)
                 at.epoch, at.batch, at.total, at.images = at.epoch + 1, 0, 0.0, 0
+                self._agree(learner, at)
                 kept = keep()
                 interruption.answer()
                 self._watch(event)
@@ -148,19 +152,27 @@ class Loop:
         step."""
         return min(500, 4 * self.part)
 
-    def gradients(self, x: Tensor, y: Tensor, loss: Callable[[Piece], Tensor]) -> float:
-        """Add the gradients of the loss of a batch, piece by piece, and return that loss."""
+    def gradients(self, x: Tensor, y: Tensor, loss: Callable[[Piece], Tensor], parameters: Iterable[Tensor]) -> float:
+        """Add the gradients of the loss of a batch, piece by piece and over all processes, and return that loss.
+
+        Args:
+            parameters: that get gradients, all of them from here.
+        """
         x, y = x.to(self.device), y.to(self.device)
         total, start = 0.0, 0
         for size in self._sizes(len(x)):
-            part = None if size == len(x) else Part(share=size / len(x), before=start / len(x))
-            piece = slice(start, start + size)
+            own = self._processes.own(size)
+            whole = size == len(x) and own is None
+            part = None if whole else Part(share=size / len(x), before=start / len(x), own=own)
+            mine = slice(start, start + size) if own is None else slice(start + own.start, start + own.stop)
+            piece = Piece(x=x[mine], y=y[start : start + size], batch=y, part=part, usual=whole and size == self._usual)
             with computing(part):
-                value = loss(
-                    Piece(x=x[piece], y=y[piece], batch=y, part=part, usual=size == self._usual and part is None)
-                )
-                value.backward()
+                value = loss(piece)
+                # What all processes compute counts once.
+                (value if own is not None or self._processes.count == 1 else value / self._processes.count).backward()
             total, start = total + value.item(), start + size
+        if self._processes.count > 1:
+            sum_gradients(parameters)
         return total
 
     def _sizes(self, images: int) -> list[int]:
@@ -168,38 +180,46 @@ class Loop:
         count = max(1, min(-(-images // self.part), images // self._least))
         return [images // count + (i < images % count) for i in range(count)]
 
+    def _agree(self, learner: Learner, at: _Place) -> None:
+        if self._processes.count > 1:
+            agree({"settings": self._settings, "place": asdict(at), **learner.state()}, self._stage)
+
     def _plan_memory(self, learner: Learner) -> dict[str, int]:
         """Foretell the peak, choose the parts that batches pass in, and tell both."""
         batch = self._plan.batch_size
         memory = {"batch": batch, "part": batch}
         state, random = copy.deepcopy(learner.state()), _random_state(self.device)
         x, y = next(iter(self.split.batches(batch_size=batch, seed=self._epoch_seed(0), augment=self._task.augment)))
+        together, self._processes = self._processes, ALONE  # each process tries for itself
+        most = -(-len(x) // together.count)
         self._usual = 0  # nothing is compiled for a try
 
         def attempt(images: int) -> None:
             learner.begin(0)
-            self.gradients(x[:images], y[:images], partial(learner.loss, step=0))
+            self.gradients(x[:images], y[:images], partial(learner.loss, step=0), learner.parameters())
             learner.update(0)
+            learner.restore(copy.deepcopy(state), "memory")  # each time: schedules know no step behind their last
 
-        found = foretell(attempt, least=min(self._least, len(x)), most=len(x), device=self.device)
-        self._usual = batch
-        learner.restore(state, "memory")
+        found = foretell(attempt, least=min(self._least, most), most=most, device=self.device)
+        self._usual, self._processes = batch, together
         _set_random_state(random, self.device)
-        if found is None:
+        if least(int(found is not None), self.device) == 0 or found is None:
             self._say("this machine doesn't let a process measure its memory, so none is foretold")
             return memory
         free = available(self.device)
-        part = fitting_part(found, batch, self._least, self.device, self._stage)
+        part = least(fitting_part(found, batch, self._least, self.device, self._stage, together), self.device)
+        size = found.of(-(-part // together.count))
         if part < batch:
+            whole = found.of(-(-batch // together.count))
             self._say(
-                f"a batch of {batch} would take about {in_words(found.of(batch))} of memory, and {in_words(free)} are "
-                f"free: it passes in parts of {part} ({in_words(found.of(part))}). The gradients are those of the "
+                f"a batch of {batch} would take about {in_words(whole)} of memory, and {in_words(free)} are "
+                f"free: it passes in parts of {part} ({in_words(size)}). The gradients are those of the "
                 "batch, except that BatchNorm normalizes each part by its own statistics"
             )
         else:
-            self._say(f"about {in_words(found.of(part))} of memory at the peak; {in_words(free)} are free")
+            self._say(f"about {in_words(size)} of memory at the peak; {in_words(free)} are free")
         self.part = part
-        return memory | {"part": part, "predicted": found.of(part)}
+        return memory | {"part": part, "predicted": size}
 
     def _batches(self, at: _Place) -> Iterator[tuple[Tensor, Tensor]]:
         return self.split.batches(
@@ -212,7 +232,7 @@ class Loop:
     def _step(self, learner: Learner, x: Tensor, y: Tensor, at: _Place) -> None:
         step = self._done(at)
         learner.begin(step)
-        value = self.gradients(x, y, partial(learner.loss, step=step))
+        value = self.gradients(x, y, partial(learner.loss, step=step), learner.parameters())
         if not math.isfinite(value):
             kept = "nothing was saved yet"
             if self._checkpoint and self._checkpoint.exists():
@@ -257,33 +277,6 @@ class _Place:
     batch: int = 0
     total: float = 0.0
     images: int = 0
-
-
-# Settings whose values say nothing to people.
-_OTHER = {
-    "bits": "other bits",
-    "data": "other data",
-    "float_state": "other float weights",
-    "graph": "another network",
-    "options": "other bits to choose from",
-    "start": "other starting weights",
-    "teacher": "another teacher",
-}
-
-
-def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Path) -> None:
-    """Refuse a checkpoint that was made with other settings.
-
-    Raises:
-        RunError: naming the first setting that differs.
-    """
-    old = saved.get("settings", {})
-    for name, value in settings.items():
-        if old.get(name) != value:
-            other = _OTHER.get(name, f"{name} = {old.get(name)!r}, now it is {value!r}")
-            raise RunError(
-                f"{checkpoint} was made with {other}; delete it to start this stage again, or go back to what it was"
-            )
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ leave behind are a mixture of all partitions drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -86,6 +86,9 @@ class Alternating(Learner):
         """p = softmax(alpha) of each free layer."""
         return {name: torch.softmax(alpha, 0) for name, alpha in self.alphas.items()}
 
+    def parameters(self) -> Iterable[Tensor]:
+        return self.sampled.parameters()
+
     def begin(self, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.sampled.hold(self.partitions.draw(self.probabilities()))
@@ -93,7 +96,7 @@ class Alternating(Learner):
     def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
             outputs = self.sampled(piece.x)
-        return piece.loss(self.problem.task, outputs)
+        return piece.loss(self.problem.task, piece.gathered(outputs))
 
     def update(self, step: int) -> None:
         self.optimizer.step()

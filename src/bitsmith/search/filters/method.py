@@ -235,7 +235,7 @@ class _Searching(JointLearner):
     def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
             outputs = self.soft(piece.x)
-        return piece.loss(self.problem.task, outputs)
+        return piece.loss(self.problem.task, piece.gathered(outputs))
 
     def penalty(self, step: int) -> Tensor:
         return self.falling.penalty(self.costs(self.soft.shares()), step, self.loop.device)

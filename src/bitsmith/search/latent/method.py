@@ -39,7 +39,7 @@ from bitsmith.search.problem import Found, Problem, starting_point
 from bitsmith.search.sequence_inside import some_sequence
 from bitsmith.seeding import derive
 from bitsmith.space import Sequences
-from bitsmith.train import Event, TrainPlan
+from bitsmith.train import Event, TrainPlan, refuse_processes
 
 
 @final
@@ -117,6 +117,7 @@ class Latent:
                 f"description, see docs/spaces.md), and this is a {space.kind} space"
             )
         require_start(space, trained=trained, plan=self.plan)
+        refuse_processes("a latent search", "its autoencoder and its surrogate are made in one")
         for cost in self.traded:
             if cost not in space.costs:
                 raise RecipeError(

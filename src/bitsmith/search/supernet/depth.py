@@ -13,6 +13,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from bitsmith.quantize import present
 from bitsmith.search.supernet.parts import Shared
 
 READ, GRADIENT = "rms ", "gradient rms "
@@ -54,7 +55,7 @@ class DepthRms:
         if self.wanted(step):
             for layer in self._layers:
                 if layer.weight.grad is not None:
-                    self._add(GRADIENT + layer.node.name, layer.weight.grad)
+                    self._add(GRADIENT + layer.node.name, layer.weight.grad.float().square().mean())
 
     def end_epoch(self) -> dict[str, float]:
         """The roots, which the next epoch begins anew: "rms LAYER" and "gradient rms LAYER"."""
@@ -68,7 +69,8 @@ class DepthRms:
 
     def _keep_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, Shared)
-        self._add(READ + module.node.name, inputs[0])
+        part, square = present(), inputs[0].detach().float().square().mean()
+        self._add(READ + module.node.name, square if part is None else part.average(square))
 
-    def _add(self, name: str, values: Tensor) -> None:
-        self.squares.setdefault(name, []).append(float(values.detach().float().square().mean()))
+    def _add(self, name: str, square: Tensor) -> None:
+        self.squares.setdefault(name, []).append(float(square))

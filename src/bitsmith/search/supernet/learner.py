@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -75,6 +75,9 @@ class SupernetLearner(Learner):
     def probabilities(self) -> dict[str, Tensor]:
         """softmax(logits): how often each option wins among Gumbel-perturbed logits, whatever the temperature."""
         return {name: torch.softmax(logits, 0) for name, logits in self.logits.items()}
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self.network.parameters()
 
     def begin(self, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,7 +166,7 @@ class SupernetLearner(Learner):
         for parameter in weights:
             parameter.requires_grad_(False)
         self.architecture.zero_grad(set_to_none=True)
-        noise = self._noise()
+        noise, chosen = self._noise(), list(self.logits.values())
 
         def loss_of(piece: Piece) -> Tensor:  # every piece by the same draw, with a gradient graph of its own
             self.network.present = self._draw(step, noise)
@@ -174,10 +177,10 @@ class SupernetLearner(Learner):
             name, (alpha, beta) = self.budgets[0].cost, self.method.soft_cost
             soft = partial(published.soft_cost, cost=name, alpha=alpha, beta=beta)
             weight = soft(torch.ones(()), expected[0].detach()).item()
-            loss = self.loop.gradients(x, y, lambda piece: weight * loss_of(piece)) / weight
+            loss = self.loop.gradients(x, y, lambda piece: weight * loss_of(piece), chosen) / weight
             penalty = soft(torch.tensor(loss), expected[0])
         else:
-            self.loop.gradients(x, y, loss_of)
+            self.loop.gradients(x, y, loss_of, chosen)
             penalty = self.falling.penalty(expected, step, self.loop.device)
         if penalty.requires_grad:
             penalty.backward()
@@ -198,7 +201,7 @@ class SupernetLearner(Learner):
     def _loss_of(self, piece: Piece) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):
             logits = self.forward(piece.x)
-        return piece.loss(self.problem.task, logits)
+        return piece.loss(self.problem.task, piece.gathered(logits))
 
 
 def is_decided(space: Mobile, cost: str) -> bool:

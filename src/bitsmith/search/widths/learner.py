@@ -7,7 +7,7 @@ take one step. So every network is scored by weights that have just been trained
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -116,6 +116,9 @@ class WidthLearner(Learner):
             self._drawn = number, [tuple(widths) for widths in drawn.tolist()]
         return self._drawn[1]
 
+    def parameters(self) -> Iterable[Tensor]:
+        return self.slim.parameters()
+
     def begin(self, step: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -124,7 +127,7 @@ class WidthLearner(Learner):
         sample, x = self.draw(number)[place // self.method.sample_steps], piece.x
         with autocast(self.loop.mode.precision, self.loop.device):
             outputs = [self.slim.at_share(x, k) for k in range(len(SHARES))] + [self.slim.at_widths(x, sample)]
-        return torch.stack([piece.loss(self.problem.task, each) for each in outputs]).mean()
+        return torch.stack([piece.loss(self.problem.task, piece.gathered(each)) for each in outputs]).mean()
 
     def update(self, step: int) -> None:
         self.optimizer.step()
