@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitsmith.data import Augment
+from bitsmith.data import Augment, from_loaders
 from bitsmith.errors import TrainingError
 from bitsmith.quantize import GaussianActivation, Part, build, computing, float_blueprint
 from bitsmith.quantize.parts import BatchNorm1d, BatchNorm2d
@@ -163,6 +163,19 @@ def test_trying_changes_nothing(few, monkeypatch):
     untried, history = trained(few, norm=True, ema=0.9, optimizer="adamw", lr=0.01)
     assert all(torch.equal(v, untried.state_dict()[k]) for k, v in tried.state_dict().items())
     assert "predicted" not in history.memory
+
+
+def test_loaders_of_larger_batches_are_not_cut(few, monkeypatch):
+    """A user's own loader has batches of its own size, whatever the plan's."""
+    x, y = next(few.train.batches(batch_size=200))
+    loaders = {name: [(x, y)] for name in ("train", "search", "validation", "test")}
+    sizes = []
+    network = make(few, norm=True)
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None)
+    monkeypatch.setattr(LOOP, "foretell", lambda *_, **__: Forecast(held=0, per_image=1e6))
+    history = fit(network, Task(data=from_loaders(**loaders, classes=few.classes)), PLAN)
+    assert set(sizes) == {len(x)}
+    assert history.memory["batch"] == history.memory["part"] == len(x)
 
 
 def test_trying_takes_no_step_of_a_schedule(few):

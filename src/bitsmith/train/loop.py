@@ -79,7 +79,8 @@ class Loop:
         self.steps_per_epoch = split.steps(batch_size=plan.batch_size)
         self.steps = plan.epochs * self.steps_per_epoch
         self._processes = processes()
-        self.part = self._usual = plan.batch_size
+        self._usual = plan.batch_size
+        self._part: int | None = None  # images that pass at once, where batches are cut
         self._least = 2  # images at once: BatchNorm has no statistics of one
         self.saved = load_checkpoint(checkpoint) if checkpoint else None
         if self.saved is None:
@@ -109,7 +110,8 @@ class Loop:
                 )
                 at = _Place(**self.saved["place"])
                 _set_random_state(self.saved["random"], self.device)
-                self.part = history.memory["part"]
+                part, batch = history.memory["part"], history.memory["batch"]
+                self._part = part if part < batch else None
         else:
             history.memory = self._plan_memory(learner)
         self._agree(learner, at)
@@ -150,7 +152,7 @@ class Loop:
     def scored(self) -> int:
         """How many images to score at once: without gradients one takes less than a quarter of what it does in a
         step."""
-        return min(500, 4 * self.part)
+        return min(500, 4 * (self._part or self._plan.batch_size))
 
     def gradients(self, x: Tensor, y: Tensor, loss: Callable[[Piece], Tensor], parameters: Iterable[Tensor]) -> float:
         """Add the gradients of the loss of a batch, piece by piece and over all processes, and return that loss.
@@ -177,7 +179,9 @@ class Loop:
 
     def _sizes(self, images: int) -> list[int]:
         """Of the parts of a batch, as equal as can be, of two images at least."""
-        count = max(1, min(-(-images // self.part), images // self._least))
+        if self._part is None:
+            return [images]
+        count = max(1, min(-(-images // self._part), images // self._least))
         return [images // count + (i < images % count) for i in range(count)]
 
     def _agree(self, learner: Learner, at: _Place) -> None:
@@ -186,10 +190,10 @@ class Loop:
 
     def _plan_memory(self, learner: Learner) -> dict[str, int]:
         """Foretell the peak, choose the parts that batches pass in, and tell both."""
-        batch = self._plan.batch_size
-        memory = {"batch": batch, "part": batch}
         state, random = copy.deepcopy(learner.state()), _random_state(self.device)
-        x, y = next(iter(self.split.batches(batch_size=batch, seed=self._epoch_seed(0), augment=self._task.augment)))
+        x, y = next(self._batches(_Place()))
+        batch = max(len(x), self._plan.batch_size)  # a loader of the user's has batches of its own size
+        memory = {"batch": batch, "part": batch}
         together, self._processes = self._processes, ALONE  # each process tries for itself
         most = -(-len(x) // together.count)
         self._usual = 0  # nothing is compiled for a try
@@ -201,7 +205,7 @@ class Loop:
             learner.restore(copy.deepcopy(state), "memory")  # each time: schedules know no step behind their last
 
         found = foretell(attempt, least=min(self._least, most), most=most, device=self.device)
-        self._usual, self._processes = batch, together
+        self._usual, self._processes = self._plan.batch_size, together
         _set_random_state(random, self.device)
         if least(int(found is not None), self.device) == 0 or found is None:
             self._say("this machine doesn't let a process measure its memory, so none is foretold")
@@ -218,7 +222,7 @@ class Loop:
             )
         else:
             self._say(f"about {in_words(size)} of memory at the peak; {in_words(free)} are free")
-        self.part = part
+        self._part = part if part < batch else None
         return memory | {"part": part, "predicted": size}
 
     def _batches(self, at: _Place) -> Iterator[tuple[Tensor, Tensor]]:
