@@ -98,7 +98,7 @@ def cluster(cpus: int, address: str | None) -> Iterator[str]:
     if address is not None:
         yield address
         return
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": cpus, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}

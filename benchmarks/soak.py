@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
     "data": {"source": "digits", "limit": 400},
     "space": {"weight_bits": [2, 4, 8], "activation_bits": [8]},
     "budgets": ["size=7kB"],
-    "method": {"name": "composite", "plan": PLAN, "norm_batches": 1, "loss_batches": 1},
+    "method": {"name": "composite", "plan": PLAN | {"epochs": 2}, "norm_batches": 1, "loss_batches": 1},
     "baselines": ["uniform+fill"],
     "float_plan": PLAN,
     "train": PLAN,

@@ -28,6 +28,7 @@ def address(tmp_path_factory):
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on a laptop: no address but 127.0.0.1
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # 15 by default: on a busy machine its processes hardly ran
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in quiet.items():
