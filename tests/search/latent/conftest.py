@@ -18,7 +18,7 @@ PLAN = LatentPlan(steps=250, batch_size=64, lr=0.01, widths=SMALL)
 
 @pytest.fixture(scope="session")
 def space():
-    """1,548 networks for digits."""
+    """2,472 networks for digits."""
     description = tiny_sequences(
         stem=Stem(channels=4), channels=(4, 8), layers=(1, 3), skips=(0, 1), weight_bits=(2, 8), strided=(1, 1),
         operators=("conv", "separable"),
