@@ -1,8 +1,10 @@
 """What --method, --as-published and --epochs mean in a recipe."""
 
+import numpy as np
 import pytest
 
-from bitsmith.cli.jobs import method_section
+from bitsmith.cli.jobs import method_section, require_storage
+from bitsmith.cli.options import preset_section
 from bitsmith.errors import RecipeError
 from bitsmith.recipe import METHODS, make_method
 
@@ -35,3 +37,30 @@ def test_a_name_of_tables_is_a_method():
 def test_what_nobody_knows_of_the_published_multinomial_search():
     with pytest.raises(RecipeError, match="the bops_weight and the architecture_lr"):
         make_method(method_section("multinomial", True, None))
+
+
+def test_spaces_and_storages():
+    """Whole networks in place of a model; a storage for the one method that shares its work."""
+    assert preset_section("resnet8", None) == {}
+    assert preset_section(None, "sequence-28") == {"kind": "sequence", "preset": "sequence-28"}
+    assert preset_section(None, "mobile-32") == {"kind": "mobile", "preset": "mobile-32"}
+    with pytest.raises(RecipeError, match=r"no 'sequence28' .did you mean 'sequence-28'"):
+        preset_section(None, "sequence28")
+    for model, space in ((None, None), ("resnet8", "mobile-32")):
+        with pytest.raises(RecipeError, match=r"give --model, .* or --space"):
+            preset_section(model, space)
+    require_storage("sqlite:///study.db", {"name": "latent"})
+    require_storage(None, {"name": "grid"})
+    with pytest.raises(RecipeError, match="--storage belongs to --method latent, not to 'grid'"):
+        require_storage("sqlite:///study.db", {"name": "grid"})
+
+
+def test_options_of_a_shared_search(bitsmith, tmp_path):
+    """They reach the recipe, which needs a database that can be talked to before anything is trained."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
+    labels = np.arange(60) % 4
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = ["search", "--space", "sequence-28", "--data", f"npz:{tmp_path}/set.npz", "--budget", "size=20kB"]
+    said = bitsmith(*options, "--method", "latent", "--storage", "study.db", "--out", tmp_path / "run", check=1).stderr
+    assert "'study.db' can't be used" in said
+    assert not (tmp_path / "run").exists()

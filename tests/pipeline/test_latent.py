@@ -1,8 +1,11 @@
-"""The whole job on whole networks searched in a latent space."""
+"""The whole job on whole networks searched in a latent space, alone and by two runs that share a storage."""
 
 import json
 
+import optuna
+
 from bitsmith import pipeline
+from bitsmith.blueprint import Budget
 from bitsmith.cost import fits
 from bitsmith.pipeline import RunFolder
 from bitsmith.recipe import parse_recipe
@@ -68,3 +71,16 @@ def test_the_whole_job(tmp_path):
     assert entry.search_epochs == 4 * 1 + 1 * 2
     lines = (job.run.folder(entry) / "trials.jsonl").read_text().splitlines()
     assert [json.loads(line)["rung"] for line in lines[1:]] == [0] * 4 + [1]
+
+
+def test_two_runs_share_a_storage(tmp_path):
+    """The second one finds everything evaluated, trains no network, and hands on the same one."""
+    method = RECIPE["method"] | {"evaluations": 0, "storage": f"sqlite:///{tmp_path}/study.db"}
+    (one, _), (two, stages) = searched(tmp_path / "one", method), searched(tmp_path / "two", method)
+    assert list(stages) == ["autoencoder", "search latent"]
+    [(entry, blueprint)], [(other, same)] = one.run.entries(), two.run.entries()
+    assert blueprint == same
+    assert (entry.details, entry.curves, entry.search_epochs) == (other.details, other.curves, other.search_epochs)
+    name = ", ".join(str(Budget.parse(text)) for text in RECIPE["budgets"][0])
+    study = optuna.load_study(study_name=f"latent at {name}", storage=method["storage"])
+    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 3

@@ -41,12 +41,15 @@ from bitsmith.cli.options import (
     Seed,
     Shape,
     SkipBad,
+    SpaceName,
+    Storage,
     TargetName,
     WeightBits,
     Weights,
     Width,
     parse_class_weights,
     parse_shape,
+    preset_section,
     space_section,
 )
 from bitsmith.cli.settings import build, override
@@ -74,6 +77,7 @@ def run(
     distill: Distill = None,
     ema: Ema = None,
     target: TargetName = None,
+    storage: Storage = None,
     seed: Seed = None,
     device: Device = None,
     compile_mode: Compile = None,
@@ -85,8 +89,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """The whole job of a recipe: search, train, export, verify, report. Run again, it goes on where it was."""
+    read = read_recipe(recipe, target=target)
+    require_storage(storage, read.method)
     values = override(
-        read_recipe(recipe, target=target),
+        read,
         data=data,
         shape=parse_shape(shape),
         width=width,
@@ -98,6 +104,7 @@ def run(
         lr=lr,
         distill=distill,
         ema=ema,
+        storage=storage,
         seed=seed,
         device=device,
         compile=compile_mode,
@@ -120,10 +127,11 @@ def run(
 
 @app.command()
 def search(
-    model: Model,
     data: Data,
     budget: Budgets,
     out_folder: Annotated[Path, typer.Option("--out", help="Run folder to make.")],
+    model: Annotated[str | None, typer.Option(help="NAME, torchvision:NAME or package.module:function.")] = None,
+    space: SpaceName = None,
     shape: Shape = None,
     weights: Weights = None,
     output: Output = None,
@@ -144,6 +152,7 @@ def search(
     target: TargetName = None,
     method: MethodName = "composite",
     as_published: Annotated[bool, typer.Option(help="As the method's paper has it.")] = False,
+    storage: Storage = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the search.")] = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
     float_epochs: Annotated[int | None, typer.Option(help="Train the float network first; default: don't.")] = None,
@@ -158,12 +167,14 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find bit-widths inside every budget; the first stage of a run folder. Then: bitsmith train FOLDER."""
+    searched = method_section(method, as_published, epochs)
+    require_storage(storage, searched)
     recipe = build(
         {
             "name": out_folder.resolve().name,
-            "space": space_section(weight_bits, activation_bits, ends, pin),
+            "space": preset_section(model, space) | space_section(weight_bits, activation_bits, ends, pin),
             "budgets": [budget],
-            "method": method_section(method, as_published, epochs),
+            "method": searched,
             "baselines": [] if method in ("uniform", FILLED, "random") else ["uniform", FILLED],
             "start": "scratch" if as_published else "auto",
         },
@@ -188,6 +199,7 @@ def search(
         lr=lr,
         distill=distill,
         ema=ema,
+        storage=storage,
         seed=seed,
         device=device,
         compile=compile_mode,
@@ -339,3 +351,14 @@ def method_section(name: str, as_published: bool, epochs: int | None) -> dict[st
     if epochs is not None:
         settings["plan"] = settings.get("plan", {}) | {"epochs": epochs}
     return settings
+
+
+def require_storage(storage: str | None, method: dict[str, Any]) -> None:
+    """Refuse --storage for methods that share no work.
+
+    Raises:
+        RecipeError: with those that do.
+    """
+    if storage is not None and not hasattr(make_method(method), "storage"):
+        sharing = [known for known in METHODS if hasattr(make_method({"name": known}), "storage")]
+        raise RecipeError(f"--storage belongs to --method {', '.join(sharing)}, not to {method.get('name')!r}")

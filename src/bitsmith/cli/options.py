@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bitsmith.errors import RecipeError
+from bitsmith.errors import RecipeError, suggestion
 from bitsmith.recipe import FILLED, METHODS
+from bitsmith.space import MOBILE_SPACES, SEQUENCE_SPACES
 
 Folder = Annotated[Path, typer.Argument(help="Run folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
@@ -17,6 +18,10 @@ Only = Annotated[list[str] | None, typer.Option("--only", help="Just the network
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 
 Model = Annotated[str, typer.Option(help="NAME, torchvision:NAME or package.module:function.")]
+SpaceName = Annotated[
+    str | None,
+    typer.Option("--space", help="In place of --model, whole networks: a preset, as sequence-28, mobile-32."),
+]
 Weights = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors or a state_dict.")]
 Width = Annotated[float | None, typer.Option(help="Share of every layer's channels that is left, as 0.5.")]
 Output = Annotated[str | None, typer.Option(help="Which output to take where the network gives several.")]
@@ -58,6 +63,11 @@ Quantizer = Annotated[
 
 MethodName = Annotated[
     str, typer.Option("--method", help=f"{', '.join([*METHODS, FILLED])}, or package.module:Name of your own.")
+]
+
+Storage = Annotated[
+    str | None,
+    typer.Option(help="With method latent: a database that several processes search with, as sqlite:///study.db."),
 ]
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
@@ -103,6 +113,22 @@ def space_section(
     if activation_bits is not None:
         found["activation_bits"] = parse_numbers(activation_bits, "--activation-bits")
     return found if ends is None else {**found, "ends": parse_ends(ends)}
+
+
+def preset_section(model: str | None, preset: str | None) -> dict[str, Any]:
+    """Kind and preset of a space of whole networks; nothing for the bits of a model.
+
+    Raises:
+        RecipeError: not one of both, or an unknown preset.
+    """
+    if (model is None) == (preset is None):
+        raise RecipeError("give --model, a network whose bits are searched, or --space, a space of whole networks")
+    if preset is None:
+        return {}
+    kinds = dict.fromkeys(MOBILE_SPACES, "mobile") | dict.fromkeys(SEQUENCE_SPACES, "sequence")
+    if preset not in kinds:
+        raise RecipeError(f"--space: there is no {preset!r}{suggestion(preset, kinds)}; there are {', '.join(kinds)}")
+    return {"kind": kinds[preset], "preset": preset}
 
 
 def parse_ends(text: str) -> int | None:

@@ -26,6 +26,7 @@ PLACES: dict[str, str] = {
     "label_smoothing": "task.label_smoothing",
     "quantizer": "space.quantizer",
     "target": "target",
+    "storage": "method.storage",
     "budget": "budgets",
     "seed": "seed",
     "epochs": "train.epochs",

@@ -18,11 +18,11 @@ autoencoder and acquisition are built isn't public; ours are (docs/latent.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError, TrainingError, suggestion
 from bitsmith.search.evaluate import require_start
 from bitsmith.search.latent.autoencoder import Autoencoder
-from bitsmith.search.latent.ladder import Evaluator, front_depths, promoted, synflow
+from bitsmith.search.latent.ladder import Evaluator, promoted, synflow
+from bitsmith.search.latent.outcome import handed_on, ranked
 from bitsmith.search.latent.proposals import Proposer, Seen
 from bitsmith.search.latent.saved import load_autoencoder, save_autoencoder
 from bitsmith.search.latent.training import LatentPlan, train_autoencoder
@@ -40,6 +41,9 @@ from bitsmith.search.sequence_inside import some_sequence
 from bitsmith.seeding import derive
 from bitsmith.space import Sequences
 from bitsmith.train import Event, TrainPlan, refuse_processes
+
+if TYPE_CHECKING:  # optuna takes a second
+    from bitsmith.search.latent.shared import SharedTrials
 
 
 @final
@@ -61,6 +65,8 @@ class Latent:
         seconds: after which a training is given up, or None.
         autoencoder: how the latent space is learned.
         pretrained: folder of an autoencoder of this very space (`save_autoencoder`), taken instead.
+        storage: URL of a database, such as sqlite:///study.db, that keeps the trials as Optuna studies; all processes
+            that search with it share the work and end with the same trials. Without it a file of this search does.
 
     Example:
         10 + 100 networks of 6 epochs, of which 28 are trained for 18 epochs and 7 for 54: 660 + 504 + 378 epochs.
@@ -78,6 +84,7 @@ class Latent:
     seconds: float | None = None
     autoencoder: LatentPlan = field(default_factory=LatentPlan)
     pretrained: str | None = None
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         rises = list(pairwise((self.plan.epochs, *self.rungs, math.inf)))
@@ -124,6 +131,10 @@ class Latent:
                     f"traded: there is no cost {cost!r}{suggestion(cost, space.costs)}; there are "
                     f"{', '.join(space.costs)}"
                 )
+        if self.storage is not None:
+            from bitsmith.search.latent.shared import require_url
+
+            require_url(self.storage)
         some_sequence(space, budgets)
         if self.pretrained is not None:
             load_autoencoder(space, Path(self.pretrained))
@@ -141,110 +152,90 @@ class Latent:
             TrainingError: every evaluation failed.
         """
         self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
-        trials = Trials(problem.folder / "trials.jsonl" if problem.folder else None, self._settings(problem))
+        trials = self._trials(problem)
         model, learning = self._latent_space(problem)
         proposer = Proposer(problem.space, model, tuple(problem.budgets), self.traded)
-        evaluator = Evaluator(problem=problem, plan=self.plan, rungs=self.rungs, limit=self.seconds)
+        # What others have taken over is evaluated by them from its start, so checkpoints would only be in the way.
+        own = problem if self.storage is None else replace(problem, folder=None)
+        evaluator = Evaluator(problem=own, plan=self.plan, rungs=self.rungs, limit=self.seconds)
         total = self.initial + self.evaluations
-        for number in range(len(trials.of(0)), total):
-            row = self._proposal(trials.of(0), number, proposer, problem.seed)
-            if row is None:
-                self._tell(problem, number, total, f"all {number} networks that were found inside are evaluated")
-                break
-            trial = evaluator.evaluate(row, number)
-            trials.add(trial)
-            self._check_alive(trials.of(0))
-            self._tell(
-                problem, number + 1, total, f"network {number + 1} failed: {trial.failed}" if trial.failed else ""
-            )
-        rungs = self._climb(trials, evaluator)
-        return self._found(problem, rungs, seconds=learning + sum(trial.seconds for trial in trials.all))
 
-    def _proposal(self, trials: Sequence[Trial], number: int, proposer: Proposer, seed: int) -> np.ndarray | None:
+        def choose(seen: Sequence[Seen], number: int) -> np.ndarray | None:
+            done = sum(s.score is not None for s in seen)
+            self._tell(problem, done, total)
+            if done >= self.initial and all(s.score is not None and math.isnan(s.score) for s in seen):
+                first = next(trial.failed for trial in trials.of(0))
+                raise TrainingError(
+                    f"all {done} first networks failed, so there is nothing to go on from; the first: {first}"
+                )
+            row = self._proposal(seen, number, proposer, problem.seed)
+            if row is None:
+                self._tell(problem, done, total, f"all {len(seen)} networks that were found inside are evaluated")
+            return row
+
+        def evaluate(row: np.ndarray, number: int) -> Trial:
+            trial = evaluator.evaluate(row, number)
+            if trial.failed:
+                self._tell(problem, number + 1, total, f"network {number + 1} failed: {trial.failed}")
+            return trial
+
+        trials.fill(0, lambda seen: len(seen) < total, choose, evaluate)
+        self._tell(problem, len(trials.of(0)), total)
+        rungs = self._climb(trials, evaluator)
+        return handed_on(
+            problem,
+            rungs,
+            (self.plan.epochs, *self.rungs),
+            value=self.value,
+            traded=self.traded,
+            seconds=learning + sum(trial.seconds for trial in trials.all),
+        )
+
+    def _trials(self, problem: Problem) -> Trials | SharedTrials:
+        if self.storage is None:
+            path = problem.folder / "trials.jsonl" if problem.folder else None
+            return Trials(path, self._settings(problem), self.value)
+        from bitsmith.search.latent.shared import SharedTrials
+
+        name = f"latent at {', '.join(map(str, problem.budgets))}"
+        return SharedTrials(self.storage, name, problem.space, self._settings(problem), self.traded, self.value)
+
+    def _proposal(self, seen: Sequence[Seen], number: int, proposer: Proposer, seed: int) -> np.ndarray | None:
         """What to evaluate as `number`: the same whether those of its batch before it are evaluated or not."""
-        known = [np.array(trial.sequence) for trial in trials]
-        if number < self.initial:
+        if len(seen) < self.initial:
             drawn: list[np.ndarray] = []
             for k in range(self.screen):
+                known = [s.sequence for s in seen]
                 row = proposer.draw([*known, *drawn], derive(seed, "latent", "initial", number, k))
                 drawn += [] if row is None else [row]
-            return self._screened(drawn, 1, proposer.space)[0] if drawn else None
-        first = number - (number - self.initial) % self.batch
-        seen = [
-            Seen(sequence=row, score=self.value(trial))
-            for row, trial in zip(known[:first], trials[:first], strict=True)
-        ]
-        rows = proposer.propose(seen, self.batch * self.screen, derive(seed, "latent", "proposal", first))
-        rows = self._screened(rows, self.batch, proposer.space)
-        return rows[number - first] if number - first < len(rows) else None
+            return self._screened(drawn, proposer.space)
+        first = len(seen) - (len(seen) - self.initial) % self.batch
+        pending = [replace(s, score=None) for s in seen[first:]]
+        rows = proposer.propose([*seen[:first], *pending], self.screen, derive(seed, "latent", "proposal", number))
+        return self._screened(rows, proposer.space)
 
-    def _screened(self, rows: Sequence[np.ndarray], n: int, space: Sequences) -> list[np.ndarray]:
-        """The `n` rows with the most synaptic flow, in their own order."""
-        if len(rows) <= n:
-            return list(rows)
-        flows = [synflow(space.decode(row).graph) for row in rows]
-        return [rows[i] for i in sorted(np.argsort(-np.array(flows), kind="stable")[:n].tolist())]
+    def _screened(self, rows: Sequence[np.ndarray], space: Sequences) -> np.ndarray | None:
+        """The row with the most synaptic flow."""
+        if len(rows) < 2:
+            return next(iter(rows), None)
+        return rows[int(np.argmax([synflow(space.decode(row).graph) for row in rows]))]
 
-    def _climb(self, trials: Trials, evaluator: Evaluator) -> list[list[Trial]]:
+    def _climb(self, trials: Trials | SharedTrials, evaluator: Evaluator) -> list[list[Trial]]:
         """The trials of every rung; those of a higher one that are kept are not trained again."""
         rungs = [trials.of(0)]
         for rung in range(1, len(self.rungs) + 1):
+            climbing = [rungs[-1][i] for i in promoted(*ranked(rungs[-1], self.value, self.traded), self.eta)]
+            numbers = {trial.sequence: trial.number for trial in climbing}
+            _fill_rung(trials, evaluator, rung, numbers)
             kept = {trial.sequence: trial for trial in trials.of(rung)}
-            climbing = [rungs[-1][i] for i in promoted(*self._ranked(rungs[-1]), self.eta)]
-            for trial in climbing:
-                if trial.sequence not in kept:
-                    longer = evaluator.evaluate(np.array(trial.sequence), trial.number, rung)
-                    trials.add(longer)
-                    kept[trial.sequence] = longer
-            rungs.append([kept[trial.sequence] for trial in climbing])
+            rungs.append([kept[sequence] for sequence in numbers])
         return rungs
-
-    def _ranked(self, trials: Sequence[Trial]) -> tuple[list[float], list[int]]:
-        """Scores and depths of trials, as `promoted` takes them."""
-        scores = [self.value(trial) for trial in trials]
-        points = np.array([[s, *(-t.costs[name] for name in self.traded)] for s, t in zip(scores, trials, strict=True)])
-        return scores, front_depths(points) if self.traded else [0] * len(trials)
 
     def value(self, trial: Trial) -> float:
         """The score that the surrogate is told: larger is better; NaN of what failed."""
         if trial.metric is None or trial.loss is None:
             return math.nan
         return trial.metric if self.score == "metric" else -math.log(max(trial.loss, 1e-12))
-
-    def _found(self, problem: Problem, rungs: Sequence[Sequence[Trial]], seconds: float) -> Found:
-        alive = [[trial for trial in rung if not trial.failed] for rung in rungs]
-        last = next((rung for rung in reversed(alive) if rung), [])
-        if not last:
-            raise TrainingError(f"all {len(rungs[0])} evaluations failed, the first of them: {rungs[0][0].failed}")
-        best = max(last, key=lambda t: (self.value(t), -(t.loss or 0.0), -t.number))
-        _, depths = self._ranked(last)
-        front = [trial for trial, depth in zip(last, depths, strict=True) if depth == 0] if self.traded else []
-        running = np.maximum.accumulate([self.value(trial) for trial in alive[0]])
-        return Found(
-            best=problem.space.decode(np.array(best.sequence)),
-            method=self.name,
-            epochs=sum(trial.epochs for rung in rungs for trial in rung),
-            seconds=seconds,
-            curves={
-                "step": [float(trial.number + 1) for trial in alive[0]],
-                f"validation_{problem.task.metric_name}": [float(trial.metric or 0.0) for trial in alive[0]],
-                "validation_loss": [float(trial.loss or 0.0) for trial in alive[0]],
-                "best_score": running.tolist(),
-            },
-            details={
-                "evaluations": len(rungs[0]),
-                "failed": {str(t.number + 1): t.failed for rung in rungs for t in rung if t.failed},
-                "ladder": [
-                    {"networks": len(rung), "epochs": epochs}
-                    for rung, epochs in zip(rungs, (self.plan.epochs, *self.rungs), strict=True)
-                ],
-                "front": [
-                    {"network": t.network, "metric": t.metric, "loss": t.loss}
-                    | {name: t.costs[name] for name in self.traded}
-                    for t in front
-                ],
-            },
-        )
 
     def _latent_space(self, problem: Problem) -> tuple[Autoencoder, float]:
         """The autoencoder, and the seconds that it took to learn."""
@@ -266,7 +257,10 @@ class Latent:
     def _settings(self, problem: Problem) -> dict[str, Any]:
         """What trials hang on; more evaluations or other rungs go on with those that are there."""
         data = problem.task.data
-        own = {k: v for k, v in asdict(self).items() if k not in ("evaluations", "rungs", "eta")}
+        free = {"evaluations", "rungs", "eta", "storage"}
+        if self.storage is not None:  # each process has its own autoencoder; it only leads
+            free |= {"autoencoder", "pretrained"}
+        own = {k: v for k, v in asdict(self).items() if k not in free}
         return own | {
             "seed": problem.seed,
             "budgets": [str(budget) for budget in problem.budgets],
@@ -275,13 +269,26 @@ class Latent:
             **starting_point(problem),
         }
 
-    def _check_alive(self, trials: Sequence[Trial]) -> None:
-        """Stop where nothing works at all."""
-        if len(trials) == self.initial and all(trial.failed for trial in trials):
-            raise TrainingError(
-                f"all {self.initial} first networks failed, so there is nothing to go on from; the first: "
-                f"{trials[0].failed}"
-            )
-
     def _tell(self, problem: Problem, step: int, steps: int, note: str = "") -> None:
         problem.watch(Event(stage="search latent", step=step, steps=steps, images=0, note=note))
+
+
+def _fill_rung(
+    trials: Trials | SharedTrials, evaluator: Evaluator, rung: int, numbers: Mapping[tuple[int, ...], int]
+) -> None:
+    """Train what climbs to a rung and isn't trained there yet.
+
+    Args:
+        numbers: sequence -> number of the proposal, the best first.
+    """
+
+    def left(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
+        there = {tuple(s.sequence.tolist()) for s in seen}
+        return [sequence for sequence in numbers if sequence not in there]
+
+    trials.fill(
+        rung,
+        more=lambda seen: bool(left(seen)),
+        choose=lambda seen, _: next((np.array(sequence) for sequence in left(seen)), None),
+        evaluate=lambda row, _: evaluator.evaluate(row, numbers[tuple(row.tolist())], rung),
+    )

@@ -1,15 +1,21 @@
-"""Trials: every evaluation of a search, failed ones too, as a line of trials.jsonl; what a search goes on from."""
+"""Trials: every evaluation of a search, failed ones too, as a line of trials.jsonl; what a search goes on from.
+
+`bitsmith.search.latent.shared` keeps them in an Optuna study instead, for several processes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+
 from bitsmith.errors import RunError
+from bitsmith.search.latent.proposals import Seen
 
 
 @final
@@ -42,6 +48,12 @@ class Trial:
     seed: int = 0
 
 
+# From what was evaluated or is being evaluated: whether to go on; with the trial's number, its network or None.
+More = Callable[[Sequence[Seen]], bool]
+Choose = Callable[[Sequence[Seen], int], np.ndarray | None]
+Evaluate = Callable[[np.ndarray, int], Trial]
+
+
 @final
 class Trials:
     """The trials of a search, in memory and in a file that loses at most the line being written.
@@ -49,13 +61,14 @@ class Trials:
     Args:
         path: of the file; None keeps them in memory alone.
         settings: JSON-able, what the trials hang on; the file's first line.
+        value: score of a trial, larger is better; NaN of what failed.
 
     Raises:
         RunError: the file is damaged, or of other settings.
     """
 
-    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], value: Callable[[Trial], float]) -> None:
+        self._path, self._value = path, value
         self.all: list[Trial] = []
         first = json.dumps({"settings": settings}, sort_keys=True)
         if path is None:
@@ -84,11 +97,17 @@ class Trials:
         """Those of a rung, in the order in which they were evaluated."""
         return [trial for trial in self.all if trial.rung == rung]
 
-    def add(self, trial: Trial) -> None:
-        """Keep a trial."""
-        self.all.append(trial)
-        if self._path is not None:
-            self._append(json.dumps(asdict(trial)))
+    def fill(self, rung: int, more: More, choose: Choose, evaluate: Evaluate) -> None:
+        """Choose networks for a rung and evaluate them while `more` says so and one is left."""
+        while True:
+            seen = [Seen(sequence=np.array(trial.sequence), score=self._value(trial)) for trial in self.of(rung)]
+            row = choose(seen, len(seen)) if more(seen) else None
+            if row is None:
+                return
+            trial = evaluate(row, len(seen))
+            self.all.append(trial)
+            if self._path is not None:
+                self._append(json.dumps(asdict(trial)))
 
     def _append(self, line: str) -> None:
         assert self._path is not None
