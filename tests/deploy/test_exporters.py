@@ -100,12 +100,15 @@ def c_code(case, folder: Path, wanted: np.ndarray, *, fpu: bool, flags: tuple[st
 
 
 def qonnx_file(case, folder: Path, *, clean: bool) -> None:
-    """To the bit with steps that are powers of two, else at most one level beside the reference."""
+    """To the bit with steps that are powers of two, else every operator at most one level beside the reference.
+
+    One level carried on through a few bits of fresh weights may end anywhere, so that outputs are not compared then.
+    """
     path = write_qonnx(case.program, case.blueprint.graph, folder / "network.qonnx.onnx")
     if not QONNX:
         return
     found = verify_qonnx(path, case.program, case.images, case.labels, clean=clean)
-    assert found.problems == ()
+    assert [what for what in found.problems if found.exact or "qonnx and reference" not in what] == []
     assert not found.exact or found.differing_outputs == 0
 
 
