@@ -61,7 +61,7 @@ class TestRay(ElsewhereContract):
     def test_a_folder_that_a_node_does_not_see_is_named(self, here, executor, monkeypatch):
         monkeypatch.setattr("os.getcwd", lambda: "/no/such/folder")
         (problem,) = run_all(executor, [told("a")])
-        assert "has no /no/such/folder: all nodes must see" in problem.reason
+        assert "has no /no/such/folder/a: all nodes must see" in problem.reason
 
 
 def test_a_driver_that_was_killed_goes_on(here, address):
