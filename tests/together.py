@@ -5,12 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+
+def in_a_fresh_process(tests: Path) -> None:
+    """Run a file of tests in a process of its own, and fail with what it says."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", str(tests)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
 
 
 def together(folder: Path, work: Callable[[], Any], count: int = 2) -> list[Any]:

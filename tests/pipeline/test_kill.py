@@ -61,7 +61,7 @@ CHILD = """
 import contextlib, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from bitsmith.cli import jobs, main, stages
+from bitsmith.cli import executors, jobs, main, stages
 
 where, at = sys.argv.pop(1), int(sys.argv.pop(1))
 seen = 0
@@ -74,7 +74,7 @@ def count():
 
 @contextlib.contextmanager
 def progress(quiet):
-    yield lambda event: event.stage.startswith(where) and not event.epoch_end and count()
+    yield lambda event: event.stage.startswith(where) and not event.epoch_end and not event.note and count()
 
 rename = os.replace
 
@@ -83,7 +83,7 @@ def replace(source, target):
         count()
     return rename(source, target)
 
-jobs.progress = stages.progress = progress
+executors.progress = jobs.progress = stages.progress = progress
 os.replace = replace
 main()
 """
@@ -115,8 +115,10 @@ def whole(path: Path) -> None:
 
 
 def without_seconds(values: Any) -> Any:
+    """Without memory either, which is measured too."""
     if isinstance(values, dict):
-        return {key: without_seconds(value) for key, value in values.items() if not key.endswith("seconds")}
+        kept = {key: value for key, value in values.items() if not key.endswith("seconds") and key != "memory"}
+        return {key: without_seconds(value) for key, value in kept.items()}
     return values
 
 

@@ -109,7 +109,7 @@ def test_a_training_within_goes_on_where_it_was_stopped(few, tmp_path):
     plan = dataclasses.replace(PLAN, epochs=3)
     whole: list[Event] = []
     wanted = GridSearch(plan=plan).search(dataclasses.replace(few, watch=whole.append))
-    steps = [event for event in whole if event.stage == "grid, 1 of 4" and not event.epoch_end]
+    steps = [event for event in whole if event.stage == "grid, 1 of 4" and not event.epoch_end and not event.note]
     seen: list[Event] = []
 
     def stop(event: Event) -> None:
@@ -124,7 +124,7 @@ def test_a_training_within_goes_on_where_it_was_stopped(few, tmp_path):
     after: list[Event] = []
     found = GridSearch(plan=plan).search(dataclasses.replace(kept, watch=after.append))
     assert found.curves == wanted.curves
-    assert sum(event.stage == "grid, 1 of 4" and not event.epoch_end for event in after) == 1
+    assert sum(event.stage == "grid, 1 of 4" and not event.epoch_end and not event.note for event in after) == 1
     assert not list(tmp_path.glob("grid-*.checkpoint"))
 
 

@@ -158,22 +158,38 @@ def test_synflow_is_its_formula(space):
 def test_trials_are_kept(tmp_path):
     file, settings = tmp_path / "trials.jsonl", {"seed": 1}
     trial = Trial(number=0, network="a", sequence=(1, 2, 0), costs={"params": 3.0}, metric=0.5, loss=1.0)
-    kept = Trials(file, settings)
-    kept.add(trial)
-    kept.add(replace(trial, number=1, metric=None, loss=None, failed="nan"))
-    assert Trials(file, settings).all == kept.all
+
+    def value(trial: Trial) -> float:
+        return math.nan if trial.failed else 1.0
+
+    def add(kept: Trials, *trials: Trial) -> None:
+        """Fill a rung with trials; what was there comes first, with its score."""
+        (rung,) = {trial.rung for trial in trials}
+        before, waiting = len(kept.of(rung)), list(trials)
+
+        def more(seen) -> bool:
+            known = [value(trial) for trial in kept.of(rung)]
+            np.testing.assert_array_equal([one.score for one in seen], known)
+            return len(seen) < before + len(trials)
+
+        kept.fill(rung, more, lambda seen, place: np.array([place]), lambda row, place: waiting.pop(0))
+        assert not waiting
+
+    kept = Trials(file, settings, value)
+    add(kept, trial, replace(trial, number=1, metric=None, loss=None, failed="nan"))
+    assert Trials(file, settings, value).all == kept.all
     assert [json.loads(line)["network"] for line in file.read_text().splitlines()[1:]] == ["a", "a"]
     file.write_bytes(file.read_bytes() + b'{"number": 2, "half')
-    again = Trials(file, settings)
+    again = Trials(file, settings, value)
     assert again.all == kept.all
-    again.add(replace(trial, number=2, rung=1))
-    assert [t.number for t in Trials(file, settings).of(0)] == [0, 1]
-    assert [t.number for t in Trials(file, settings).of(1)] == [2]
+    add(again, replace(trial, number=2, rung=1))
+    assert [t.number for t in Trials(file, settings, value).of(0)] == [0, 1]
+    assert [t.number for t in Trials(file, settings, value).of(1)] == [2]
     with pytest.raises(RunError, match="trials of another search"):
-        Trials(file, {"seed": 2})
+        Trials(file, {"seed": 2}, value)
     file.write_bytes(file.read_bytes().replace(b'"number": 1', b'"nummer": 1'))
     with pytest.raises(RunError, match="is damaged"):
-        Trials(file, settings)
+        Trials(file, settings, value)
 
 
 def test_blueprints_of_trials(space):
