@@ -54,6 +54,11 @@ class TestRay(ElsewhereContract):
             assert executor.places == 2
             yield executor
 
+    def test_an_interruption_lets_trials_write_their_checkpoints(self, here, executor, full):
+        if not full:
+            pytest.skip("in the full tier: a minute")
+        super().test_an_interruption_lets_trials_write_their_checkpoints(here, executor)
+
     def test_both_nodes_work(self, here, executor):
         assert run_all(executor, [told(name, "0.5") for name in "abcd"]) == []
         assert len({begun(name)[0][0] for name in "abcd"}) >= 2
@@ -64,8 +69,10 @@ class TestRay(ElsewhereContract):
         assert "has no /no/such/folder/a: all nodes must see" in problem.reason
 
 
-def test_a_driver_that_was_killed_goes_on(here, address):
+def test_a_driver_that_was_killed_goes_on(here, address, full):
     """kill -9 of the driver: Ray ends its processes, and the next driver's go on from their checkpoints."""
+    if not full:
+        pytest.skip("in the full tier: half a minute")
     code = f"""
 from trials import counting
 from bitsmith.executor import RayCluster, run_all
