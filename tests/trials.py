@@ -23,11 +23,11 @@ def note(folder, text):
         file.write(f"{text} {time.monotonic()}\\n")
 
 def do(watch, say, *, folder, words):
-    note(folder, f"begin:{os.getpid()}")
-    say(f"threads {os.environ.get('OMP_NUM_THREADS')} cpus {sorted(os.sched_getaffinity(0))}")
-    print("printed", flush=True)
-    os.system("echo native")
     try:
+        note(folder, f"begin:{os.getpid()}")
+        say(f"threads {os.environ.get('OMP_NUM_THREADS')} cpus {sorted(os.sched_getaffinity(0))}")
+        print("printed", flush=True)
+        os.system("echo native")
         for word in words:
             if word == "fail":
                 raise TrainingError("told\\nto")
