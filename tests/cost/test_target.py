@@ -13,6 +13,7 @@ from bitsmith.cost.latency import LatencyTable, Setting, Timing
 from bitsmith.cost.target import FORMS, forms
 from bitsmith.cost.zigzag import ZigZag
 from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.quantize import QUANTIZERS
 from bitsmith.space.precision import precision
 
 NAMES = st.sampled_from(sorted(TARGETS))
@@ -68,6 +69,22 @@ def test_wrong_steps_and_scales_are_refused():
     coarse = dataclasses.replace(TARGETS["c"], per_channel=False)
     with pytest.raises(RecipeError, match="one scale for all channels"):
         coarse.check(options, graph, power_of_two=False)
+
+
+def test_weights_without_a_zero_are_refused():
+    """By FINN alone, and only where a layer may have such bits; of every quantizer, as it says of itself."""
+    graph = graphs.chain()
+    two, eight = ({layer.name: Options(weight=(bits,), activation=(4,)) for layer in graph.layers} for bits in (2, 8))
+    for name, odd in {"lsq": (), "nice": (), "pact": range(2, 7), "gaussian": range(2, 8), "hwgq": range(2, 8)}.items():
+        bits = QUANTIZERS[name].odd_bits()
+        assert bits == set(odd), name
+        TARGETS["finn"].check(eight, graph, power_of_two=False, odd_bits=bits)
+        TARGETS["onnx"].check(two, graph, power_of_two=False, odd_bits=bits)
+        if odd:
+            with pytest.raises(RecipeError, match=r"'finn' takes weights with a zero point of 0 alone.* none at 2"):
+                TARGETS["finn"].check(two, graph, power_of_two=False, odd_bits=bits)
+        else:
+            TARGETS["finn"].check(two, graph, power_of_two=False, odd_bits=bits)
 
 
 def test_operators_are_refused_with_their_places():

@@ -46,8 +46,9 @@ def refused(target: str, blueprint) -> str | None:
         name: Options(weight=bits.weight_widths, activation=bits.activation_widths)
         for name, bits in blueprint.bits.items()
     }
+    steps = find_quantizers(blueprint.quantizer)
     try:
-        held.check(options, blueprint.graph, power_of_two=find_quantizers(blueprint.quantizer).power_of_two)
+        held.check(options, blueprint.graph, power_of_two=steps.power_of_two, odd_bits=steps.odd_bits())
         if any(
             not isinstance(width, int) for bits in blueprint.bits.values() for width in (bits.weight, bits.activation)
         ):

@@ -144,13 +144,21 @@ class Target:
         limited = {budget.cost for budget in kept}
         return (*kept, *(Budget(cost=c, limit=float(size)) for c, size in self.memories.items() if c not in limited))
 
-    def check(self, options: Mapping[str, Options], graph: NetworkGraph, *, power_of_two: bool) -> None:
+    def check(
+        self,
+        options: Mapping[str, Options],
+        graph: NetworkGraph,
+        *,
+        power_of_two: bool,
+        odd_bits: frozenset[int] = frozenset(),
+    ) -> None:
         """Refuse a space that holds what the target does not.
 
         Args:
             options: the bits that each layer may take.
             graph: the network.
             power_of_two: whether the quantizers make steps that are powers of two.
+            odd_bits: weight bits above one at which they make odd codes, which have no zero.
 
         Raises:
             RecipeError: naming the first layer and the bits, the operators with their places, or the quantizer.
@@ -165,6 +173,13 @@ class Target:
             raise RecipeError(
                 f"target {self.name!r} takes steps that are powers of two; choose quantizer lsq-pow2, which learns them"
             )
+        for layer, choice in options.items() if self.streamlines else ():
+            odd = sorted(odd_bits.intersection(choice.weight))
+            if odd:
+                raise RecipeError(
+                    f"target {self.name!r} takes weights with a zero point of 0 alone, and this quantizer has none at "
+                    f"{', '.join(map(str, odd))} bits (layer {layer!r}); choose quantizer lsq or nice"
+                )
         if not self.per_channel:
             raise RecipeError(
                 f"target {self.name!r} takes one scale for all channels of a layer, and networks here have one for "

@@ -177,8 +177,9 @@ def check_target(space: Space, target: Target, method: Method | None = None) -> 
         target.check_filters(remove=isinstance(method, Filters) and method.remove)
     if not _claims_none(space):
         steps = find_quantizers(space.quantizer)
+        odd = steps.odd_bits()
         for graph in space.graphs:
-            target.check(space.options, graph, power_of_two=steps.power_of_two)
+            target.check(space.options, graph, power_of_two=steps.power_of_two, odd_bits=odd)
 
 
 def _claims_none(space: Space) -> bool:

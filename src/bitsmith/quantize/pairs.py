@@ -49,6 +49,10 @@ class QuantizerPair:
     power_of_two: bool = False
     maps: Callable[[tuple[int, ...], bool], LsqMaps] | None = None
 
+    def odd_bits(self) -> frozenset[int]:
+        """The weight bits above one at which codes are odd integers, levels half a step off zero."""
+        return frozenset(bits for bits in range(2, 9) if self.weight(bits, (1, 1, 1, 1), False).odd)
+
 
 QUANTIZERS: dict[str, QuantizerPair] = {
     "lsq": QuantizerPair(

@@ -62,7 +62,7 @@ def _types(program: IntegerProgram, operator: Conv | Logits) -> list[str]:
     if any(part.odd and part.bits != 1 for part in parts):
         found.append(
             f"the weights of layer {name!r} are odd codes with a zero point of -1/2, and FINN takes zero points of 0 "
-            "alone; use lsq or pact"
+            "alone; use lsq or nice"
         )
     silent = [i for part in parts if part.odd or part.bits == 1 for i in np.flatnonzero(_dead(part.codes))]
     if silent:
