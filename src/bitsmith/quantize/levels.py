@@ -58,29 +58,39 @@ def levels(
     assert steps.shape[0] == len(ranges)
     assert shares is not None or len(ranges) == 1
     assert steps.shape[1] in (1, len(x)), f"{steps.shape[1]} steps for {len(x)} filters"
-    numbers = [number for span in ranges for number in span]
+    numbers = tuple(number for span in ranges for number in span)
     if torch.compiler.is_compiling():
-        return cast(Tensor, _Traced.apply(x, steps, shares, tuple(numbers)))
-    return _levels(x, steps, shares, numbers, compiled)
+        return cast(Tensor, _Traced.apply(x, steps, shares, numbers))
+    return cast(Tensor, _Levels.apply(x, steps, shares, numbers, compiled))
 
 
-@torch.library.custom_op("bitsmith::levels", mutates_args=())
-def _levels(x: Tensor, steps: Tensor, shares: Tensor | None, ranges: Sequence[int], compiled: bool) -> Tensor:
-    flat = _flat(x, steps.shape[1])
-    spans = _spans(ranges)
-    if compiled:
-        y = _run_compiled(_forward, flat, steps, shares, spans)
-    elif flat.is_cpu and len(flat) == 1:
-        y = _blocked_forward(flat, steps, shares, spans)
-    else:
-        y = _forward(flat, steps, shares, spans)
-    return _shaped(y, x)
+class _Levels(torch.autograd.Function):
+    """`levels` as it is run; an operator of torch would take half a millisecond more for each call (measured)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, steps: Tensor, shares: Tensor | None, ranges: tuple[int, ...], compiled: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, steps, shares)
+        ctx.ranges, ctx.compiled = ranges, compiled
+        flat, spans = _flat(x, steps.shape[1]), _spans(ranges)
+        if compiled:
+            y = _run_compiled(_forward, flat, steps, shares, spans)
+        elif flat.is_cpu and len(flat) == 1:
+            y = _blocked_forward(flat, steps, shares, spans)
+        else:
+            y = _forward(flat, steps, shares, spans)
+        return _shaped(y, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        return *_gradients(ctx, grads[0], _sums), None, None
 
 
-@torch.library.custom_op("bitsmith::levels_backward", mutates_args=())
-def _levels_backward(
+def _sums(
     g: Tensor, x: Tensor, steps: Tensor, shares: Tensor | None, ranges: Sequence[int], compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, sum g q_i and sum g m_i x / s_i, the sums (candidates, rows)."""
     flat = _flat(x, steps.shape[1])
     if not _same_order(g, x):
         g = torch.empty_like(x, dtype=g.dtype).copy_(g)
@@ -95,9 +105,7 @@ def _levels_backward(
     return _shaped(dx, x), power, inside
 
 
-@_levels.register_fake
-def _(x: Tensor, steps: Tensor, shares: Tensor | None, ranges: Sequence[int], compiled: bool) -> Tensor:
-    return torch.empty_like(x)
+_levels_backward = torch.library.custom_op("bitsmith::levels_backward", _sums, mutates_args=())
 
 
 @_levels_backward.register_fake
@@ -107,20 +115,12 @@ def _(
     return torch.empty_like(x), torch.empty_like(steps), torch.empty_like(steps)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, steps, shares, ctx.ranges, ctx.compiled = inputs
-    ctx.save_for_backward(x, steps, shares)
-
-
-def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+def _gradients(ctx: Any, g: Tensor, sums: Callable[..., Any]) -> tuple[Tensor, Tensor, Tensor | None]:
     x, steps, shares = ctx.saved_tensors
-    dx, power, inside = _levels_backward(g, x, steps, shares, list(ctx.ranges), ctx.compiled)
+    dx, power, inside = sums(g, x, steps, shares, list(ctx.ranges), ctx.compiled)
     if shares is None:
-        return dx, power - inside, None, None, None
-    return dx, shares[:, None] * (power - inside), (steps * power).sum(1).to(shares.dtype), None, None
-
-
-_levels.register_autograd(_differentiate, setup_context=_keep)
+        return dx, power - inside, None
+    return dx, shares[:, None] * (power - inside), (steps * power).sum(1).to(shares.dtype)
 
 
 class _Traced(torch.autograd.Function):
@@ -143,7 +143,7 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        return _differentiate(ctx, grads[0])[:4]
+        return *_gradients(ctx, grads[0], _levels_backward), None
 
 
 def _spans(ranges: Sequence[int]) -> tuple[Range, ...]:

@@ -76,9 +76,11 @@ def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
 def _best_step(x: Tensor, lo: int, hi: int) -> Tensor:
     largest = torch.maximum(x.amax(1) / max(hi, 1), x.amin(1) / lo if lo < 0 else x.new_zeros(len(x)))
     best, error = largest, torch.full_like(largest, float("inf"))
+    scratch = torch.empty_like(x)
     for fraction in torch.linspace(1 / 64, 1, 64, dtype=x.dtype, device=x.device):
         step = (largest * fraction).clamp_min(TINY)
-        trial = (lsq(x, step[:, None], lo, hi) - x).square().mean(1)
+        levels = torch.div(x, step[:, None], out=scratch).clamp_(lo, hi).round_().mul_(step[:, None])
+        trial = levels.sub_(x).square_().mean(1)
         best, error = torch.where(trial < error, step, best), torch.minimum(trial, error)
     best = best.clamp_min(TINY)
     for _ in range(3):  # at given codes the best step is <x, codes> / <codes, codes>
