@@ -217,10 +217,10 @@ def test_as_a_process_of_its_own(tmp_path):
 
 
 def test_output_into_a_pipe_that_closes(tmp_path):
-    """`bitsmith cost --json | head -0` ends quietly."""
+    """`bitsmith targets --json | head -0` ends quietly."""
     read, write = os.pipe()
     os.close(read)
-    options = ["cost", "--model", "resnet8", "--input", "3x32x32", "--json"]
+    options = ["targets", "--json"]
     done = subprocess.run(
         [*COMMAND, *options], stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
     )

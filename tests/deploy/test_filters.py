@@ -104,15 +104,15 @@ def test_size_is_within_the_bound(draft, case_of, tmp_path):
         assert priced <= size <= 1.03 * priced + 1000 * len(d.graph().layers) + 250 * further
 
 
-def test_a_flipped_bit_of_one_filter_is_found(draft, case_of, tmp_path):
+def test_a_flipped_bit_of_one_filter_is_found(draft, case_of, tmp_path, full):
     d = draft(3, 12, 12)
     wide(d)
     case = case_of(d.graph(), bits_of(d.graph(), (2, 4, 8), (2, 8)))
     path = check(case, tmp_path)
     model = onnx.load(path)
-    for name in [
-        t.name for t in model.graph.initializer if ".packed" in t.name or t.name.endswith((".places", "weight8"))
-    ]:
+    names = [t.name for t in model.graph.initializer if ".packed" in t.name or t.name.endswith((".places", "weight8"))]
+    assert len(names) > 8
+    for name in names if full else names[::4]:
         broken = onnx.ModelProto()
         broken.CopyFrom(model)
         (tensor,) = [t for t in broken.graph.initializer if t.name == name]

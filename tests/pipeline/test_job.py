@@ -16,7 +16,7 @@ from bitsmith.train import load_state
 RECIPE = {
     "name": "small <b>job</b>",
     "model": {"spec": "resnet8_slim"},
-    "data": {"source": "digits"},
+    "data": {"source": "digits", "limit": 700},
     "space": {"weight_bits": [1, 2, 4, 8], "activation_bits": [4, 8]},
     "budgets": ["size=9kB"],
     "method": {

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from bitsmith.errors import CaptureError
 
@@ -108,6 +107,8 @@ def _explain(error: Exception, module: nn.Module, shape: tuple[int, int, int]) -
     own = own or [frame for frame in _quoted(text) if not frame[0].startswith(_TORCH)]
     at = f" at {_pick(own)}" if own else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # takes half a second
+
     reason = lines[0] if lines else type(error).__name__
     if "specialized it to be a constant" in text:
         return (

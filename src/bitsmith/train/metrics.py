@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from sklearn.metrics import f1_score, recall_score, roc_auc_score
 from torch import Tensor
 
 from bitsmith.errors import DataError, TrainingError
@@ -23,6 +22,8 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
 
     Example: of 9 negatives all, of 1 positive none recognized: accuracy 0.9, balanced accuracy 0.5.
     """
+    from sklearn.metrics import recall_score  # takes a second
+
     present = labels.unique().tolist()
     return float(recall_score(labels, logits.argmax(1), labels=present, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
@@ -35,6 +36,8 @@ def f1(logits: Tensor, labels: Tensor, positive: int = 1) -> float:
 
     Example: 3 of 4 positives found and 1 false alarm: 6 / (6 + 1 + 1) = 0.75.
     """
+    from sklearn.metrics import f1_score
+
     predicted, classes = logits.argmax(1), logits.shape[1]
     if classes == 2:
         return float(f1_score(labels, predicted, pos_label=positive, zero_division=0.0))  # pyright: ignore[reportArgumentType]
@@ -51,6 +54,8 @@ def auc(logits: Tensor, labels: Tensor) -> float:
         DataError: a class without an input, which has no such area.
         TrainingError: logits that are not finite.
     """
+    from sklearn.metrics import roc_auc_score
+
     classes = logits.shape[1]
     missing = sorted(set(range(classes)) - set(labels.unique().tolist()))
     if missing:
