@@ -16,8 +16,9 @@ import pytest
 import yaml
 from conftest import FULL
 
+from benchmarks.kept import pack, unpack
 from bitsmith import pipeline
-from bitsmith.errors import BudgetError
+from bitsmith.errors import BudgetError, RunError
 from bitsmith.executor import LOG, InProcess, Processes, Work, run_all
 from bitsmith.pipeline import RunFolder, quiet
 from bitsmith.pipeline import compare as compare_module
@@ -193,11 +194,13 @@ def test_a_network_taken_from_a_twin_is_that_which_the_run_would_have_trained(do
     assert {line["name"] for line in log} == {member.contest.method}
 
 
-def test_a_second_call_does_nothing_again(done, nets, monkeypatch):
-    def nobody(executor, works, **rest):
-        assert works == []
-        return []
+def nobody(executor, works, **rest):
+    """In place of `run_all` where nothing is left to do."""
+    assert works == []
+    return []
 
+
+def test_a_second_call_does_nothing_again(done, nets, monkeypatch):
     before = numbers(done)
     monkeypatch.setattr(compare_module, "run_all", nobody)
     compare(comparison(), done, executor=InProcess())
@@ -277,3 +280,27 @@ def test_killed_and_gone_on_with_by_two_workers(nets, full):
     assert ended.returncode == 0, ended.stderr
     compare(parse_comparison(values, "the test"), nets / "one", executor=InProcess())
     assert numbers(nets / "two") == numbers(nets / "one")
+
+
+def test_finished_runs_are_kept_without_their_weights(done, nets, monkeypatch):
+    """And the comparison goes on from them elsewhere: nothing is trained again, the numbers are the same."""
+    assert pack(done, nets / "kept.tar.xz") == len(plan(comparison()).runs)
+    assert pack(done, nets / "again.tar.xz")
+    assert (nets / "kept.tar.xz").read_bytes() == (nets / "again.tar.xz").read_bytes()
+    assert (nets / "kept.tar.xz").stat().st_size < 50_000
+    assert unpack(nets / "kept.tar.xz", nets / "out") > 0
+    assert not list((nets / "out").rglob("network.safetensors"))
+    assert unpack(nets / "kept.tar.xz", nets / "out") == 0
+    monkeypatch.setattr(compare_module, "run_all", nobody)
+    compare(comparison(), nets / "out", executor=InProcess())
+    assert numbers(nets / "out") == numbers(done)
+
+
+def test_an_archive_that_is_none_is_named(done, nets):
+    (nets / "half.tar.xz").write_bytes(b"\xfd7zXZ\x00\x00")
+    for name in ("half", "missing"):
+        with pytest.raises(RunError, match=rf"{name}.tar.xz can't be read"):
+            unpack(nets / f"{name}.tar.xz", nets / "out")
+    with pytest.raises(RunError, match=r"no run in .* is finished"):
+        pack(nets, nets / "nothing.tar.xz")
+    assert not (nets / "nothing.tar.xz").exists()
