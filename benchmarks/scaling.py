@@ -7,10 +7,10 @@ The recipe is recipes/cifar10-supernet-small.yaml, each rule and seed a run of i
 it was stopped. A run searches, trains the network found from its slice of the supernet, exports and verifies it. FOLDER
 holds {train,test}_{images,labels}.npy.
 
-The rule is chosen by the mean validation accuracy; test accuracy (of the exported files) is reported beside it. By
-depth: what every layer reads and the gradient of its weights, in the first and the last epoch. `read_fall` is the
-smallest of the former over the largest, layers that read means over pixels left out; `gradient_fall` likewise. All of
-a rule are means over seeds; `deviation` is that of single seeds.
+The rule is chosen by the mean validation accuracy, among those that never diverged; test accuracy (of the exported
+files) is reported beside it. By depth: what every layer reads and the gradient of its weights, in the first and the
+last epoch. `read_fall` is the smallest of the former over the largest, layers that read means over pixels left out;
+`gradient_fall` likewise. All of a rule are means over the seeds that ended; `deviation` is that of single seeds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.result import write_result
 from bitsmith import pipeline
+from bitsmith.errors import TrainingError
 from bitsmith.pipeline import RunFolder
 from bitsmith.recipe import Recipe, read_recipe
 from bitsmith.space.mobile_graph import CLASSIFIER
@@ -60,7 +61,12 @@ def main() -> None:
     rows = []
     for seed in map(int, arguments.seeds.split(",")):
         for rule in arguments.rules.split(","):  # seed by seed, so that what is there of a stopped run compares
-            rows.append(run(recipe, rule, seed, arguments.out))
+            try:
+                rows.append(run(recipe, rule, seed, arguments.out))
+            except TrainingError as error:  # a rule may diverge, which is a result
+                rows.append({"name": f"{rule}-seed{seed}", "rule": rule, "seed": seed, "diverged": str(error)})
+                print(f"{rule:7} seed {seed}: {error}", flush=True)
+                continue
             print(_LINE.format(rule, seed, 100 * rows[-1]["validation"], 100 * rows[-1]["test"]), flush=True)
     print(write(rows, recipe, quick=False))
 
@@ -117,7 +123,11 @@ def write(rows: list[dict[str, Any]], recipe: Recipe, *, quick: bool) -> Path:
     """The result: per rule the means over seeds, and the rule of the best mean validation accuracy."""
     ratios = {}
     for rule in dict.fromkeys(row["rule"] for row in rows):
-        own = [row for row in rows if row["rule"] == rule]
+        of_rule = [row for row in rows if row["rule"] == rule]
+        own = [row for row in of_rule if "diverged" not in row]
+        ratios[f"{rule} diverged"] = len(of_rule) - len(own)
+        if not own:
+            continue
         for what in ("validation", "test"):
             values = [100 * row[what] for row in own]
             ratios[f"{rule} {what}_percent"] = round(mean(values), 2)
@@ -125,18 +135,19 @@ def write(rows: list[dict[str, Any]], recipe: Recipe, *, quick: bool) -> Path:
                 ratios[f"{rule} {what}_deviation"] = round(stdev(values), 2)
         for what in ("read", "gradient"):
             ratios[f"{rule} {what}_fall"] = round(mean(fall(row, what) for row in own), 4)
-    best = max((key for key in ratios if key.endswith("validation_percent")), key=lambda key: ratios[key])
+    steady = [key for key in ratios if key.endswith("validation_percent") and not ratios[f"{key.split()[0]} diverged"]]
+    best = max(steady, key=lambda key: ratios[key], default="none of them")
     return write_result(
         NAME,
         ratios=ratios,
         rows=rows,
         settings={
             "recipe": recipe.model_dump(mode="json", exclude={"command", "data", "seed"}),
-            "best_by_validation": best.split()[0],
+            "best_by_validation": best.removesuffix(" validation_percent"),
             "threads": torch.get_num_threads(),
         },
         seed=min(row["seed"] for row in rows),
-        core_hours=sum(row["seconds"] for row in rows) * torch.get_num_threads() / 3600,
+        core_hours=sum(row.get("seconds", 0.0) for row in rows) * torch.get_num_threads() / 3600,
         quick=quick,
     )
 

@@ -53,13 +53,19 @@ def test_means_over_seeds(recipe, tmp_path, monkeypatch):
             "read_first": [2.0, 1e-9, 0.5, 1e-9],
             "gradient_first": [0.1, 9.0, 0.4, 9.0],
         }
-        for rule, seed, validation in (("none", 0, 0.5), ("none", 1, 0.7), ("mask", 0, 0.6), ("mask", 1, 0.61))
-    ]
+        for rule, seed, validation in (
+            ("none", 0, 0.5), ("none", 1, 0.7), ("mask", 0, 0.6), ("mask", 1, 0.61), ("branch", 0, 0.9)
+        )
+    ]  # fmt: skip
+    rows += [{"name": "branch-1", "rule": "branch", "seed": 1, "diverged": "the loss became nan"}]
     found = json.loads(scaling.write(rows, recipe, quick=False).read_text())
     assert found["ratios"]["none validation_percent"] == 60
     assert found["ratios"]["none validation_deviation"] == pytest.approx(14.14)
     assert found["ratios"]["mask validation_percent"] == 60.5
     assert found["ratios"]["none read_fall"] == 0.25
     assert found["ratios"]["none gradient_fall"] == 0.25
+    assert found["ratios"]["none diverged"] == 0
+    assert found["ratios"]["branch diverged"] == 1
+    assert found["ratios"]["branch validation_percent"] == 90
     assert found["settings"]["best_by_validation"] == "mask"
-    assert found["core_hours"] == 2.0
+    assert found["core_hours"] == 2.5

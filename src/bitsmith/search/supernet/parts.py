@@ -22,7 +22,7 @@ from bitsmith.quantize import LearnedStep, Priced, QuantizerPair, apply_weight, 
 
 STREAM_BITS = 8
 Scaling = Literal["none", "mask", "branch"]
-_LARGEST_GRADIENT = 10.0  # of 1/p, so that a branch that has all but lost doesn't blow up
+_LARGEST_GRADIENT = 10.0  # a factor, so that a branch that has all but lost doesn't blow up
 
 
 @final
@@ -154,8 +154,10 @@ def soft_mask(x: Tensor, kept: Tensor, scaling: Scaling) -> Tensor:
 def blend(parts: Sequence[Tensor], shares: Tensor, scaling: Scaling) -> Tensor:
     """sum_k p_k x_k of branches that share nothing.
 
-    With "branch" it is divided by sqrt(sum p^2), which keeps the deviation of independent branches, and each branch
-    learns from its gradient times 1/p, at most 10; at one-hot nothing changes.
+    With "branch" it is divided by sqrt(sum p^2), which keeps the deviation of independent branches, and branch k learns
+    from its gradient times (sum p^2 / sum p) / p_k, at most 10: all learn alike, and what lies before them gets no more
+    than it would at equal shares (with 1/p_k it multiplies from stage to stage, and trainings diverge). At one-hot
+    nothing changes.
 
     Args:
         shares: p; they may sum to less than 1.
@@ -163,7 +165,9 @@ def blend(parts: Sequence[Tensor], shares: Tensor, scaling: Scaling) -> Tensor:
     if len(parts) == 1:
         return parts[0] * shares[0]
     if scaling == "branch":
-        factors = (1 / shares.detach().clamp_min(1 / _LARGEST_GRADIENT)).tolist()
+        p = shares.detach()
+        typical = p.square().sum() / p.sum().clamp_min(1e-12)
+        factors = (typical / p.clamp_min(1e-12)).clamp_max(_LARGEST_GRADIENT).tolist()
         parts = [scale_gradient(x, factor) for x, factor in zip(parts, factors, strict=True)]
         spread = shares.square().sum() / shares.sum().square().clamp_min(1e-12)
         shares = shares / spread.clamp_min(1e-12).sqrt()
