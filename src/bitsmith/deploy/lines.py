@@ -13,6 +13,7 @@ operations and the cast to integers are defined to the last bit, so that what ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import linprog
@@ -61,7 +62,7 @@ def find_lines(tables: np.ndarray) -> Line | None:
     """
     low, high = int(tables.min()), int(tables.max())
     for bounds in ((0.0, 0.0), (None, None)):
-        found = [_widest(table.astype(np.float64), low, high, bounds) for table in tables]
+        found = [_widest(table.tobytes(), low, high, bounds) for table in tables]
         lines = np.array([line for line in found if line is not None], np.float32)
         if len(lines) < len(tables):
             continue
@@ -71,11 +72,10 @@ def find_lines(tables: np.ndarray) -> Line | None:
     return None
 
 
-def _widest(
-    table: np.ndarray, low: int, high: int, bounds: tuple[float | None, float | None]
-) -> tuple[float, float] | None:
+@lru_cache(maxsize=1024)  # proofs write a network several times, and a program takes milliseconds
+def _widest(codes: bytes, low: int, high: int, bounds: tuple[float | None, float | None]) -> tuple[float, float] | None:
     """(gain, offset) with the largest room: table - 1/2 + room <= gain x + offset <= table + 1/2 - room."""
-    x = np.arange(256.0)
+    table, x = np.frombuffer(codes, np.uint8).astype(np.float64), np.arange(256.0)
     rows, limits = [], []
     for sign, inside in ((1.0, table < high), (-1.0, table > low)):
         ones = np.ones(int(inside.sum()))

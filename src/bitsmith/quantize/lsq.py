@@ -55,6 +55,7 @@ def lsq_codes(x: Tensor, step: Tensor, lo: int, hi: int, *, binary: bool = False
 
 
 _PIECE = 1 << 18  # numbers
+_AT_ONCE = 1 << 18  # numbers times candidates
 
 
 def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
@@ -76,11 +77,15 @@ def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
 def _best_step(x: Tensor, lo: int, hi: int) -> Tensor:
     largest = torch.maximum(x.amax(1) / max(hi, 1), x.amin(1) / lo if lo < 0 else x.new_zeros(len(x)))
     best, error = largest, torch.full_like(largest, float("inf"))
-    scratch = torch.empty_like(x)
-    for fraction in torch.linspace(1 / 64, 1, 64, dtype=x.dtype, device=x.device):
-        step = (largest * fraction).clamp_min(TINY)
-        levels = torch.div(x, step[:, None], out=scratch).clamp_(lo, hi).round_().mul_(step[:, None])
-        trial = levels.sub_(x).square_().mean(1)
+    fractions = torch.linspace(1 / 64, 1, 64, dtype=x.dtype, device=x.device)
+    at_once = min(len(fractions), max(1, _AT_ONCE // max(1, x.numel())))
+    scratch = x.new_empty(at_once, *x.shape)
+    for some in fractions.split(at_once):
+        steps = (some[:, None] * largest).clamp_min(TINY)
+        levels = torch.div(x, steps[..., None], out=scratch[: len(some)]).clamp_(lo, hi).round_().mul_(steps[..., None])
+        trials = levels.sub_(x).square_().mean(2)
+        first = trials.argmin(0, keepdim=True)
+        step, trial = steps.gather(0, first)[0], trials.gather(0, first)[0]
         best, error = torch.where(trial < error, step, best), torch.minimum(trial, error)
     best = best.clamp_min(TINY)
     for _ in range(3):  # at given codes the best step is <x, codes> / <codes, codes>
