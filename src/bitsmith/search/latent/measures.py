@@ -8,7 +8,6 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from bitsmith.search.latent.autoencoder import PREDICTED, Autoencoder, predicted_costs
@@ -157,6 +156,8 @@ def _steps(model: Autoencoder, space: Sequences, codes: Tensor, networks: np.nda
 
 def _edits(model: Autoencoder, space: Sequences, starts: np.ndarray, seed: int) -> tuple[float, float]:
     """Latent distance after one edit over that of random pairs; rank correlation of edit and latent distance."""
+    from scipy.stats import rankdata  # takes half a second
+
     generator = numpy_generator(seed, "edits")
     edited, once = [], []
     for start in starts:
