@@ -15,6 +15,7 @@ from bitsmith.recipe import FILLED, METHODS
 
 SEARCH = ["search", "--model", "resnet8_slim", "--data", "digits", "--out", "x", "--quiet"]
 FITS = ["--budget", "size=50kB"]
+CHECK = ["check", "--model", "resnet8_slim", "--data", "digits", *FITS]
 QUANTIZE = ["quantize", "--model", "resnet8_slim", "--data", "digits", *FITS]
 COST = ["cost", "--model", "resnet8", "--input", "3x32x32"]
 COMMAND = [sys.executable, "-c", "from bitsmith.cli import main; main()"]
@@ -118,11 +119,14 @@ WRONG = [
     ([*SEARCH, *FITS, "--input", "3x8x8"], 1, "not (3, 8, 8)"),
     ([*SEARCH, *FITS, "--weights", "missing.pt"], 1, "missing.pt don't exist"),
     (["search", "--model", "resnet8", "--data", "npy:nowhere", *FITS, "--out", "x"], 1, "nowhere"),
-    (["search", "--model", "resnet8", "--data", "folder:nowhere", *FITS, "--out", "x"], 1, "shape"),
+    (["search", "--model", "resnet8", "--data", "folder:nowhere", *FITS, "--out", "x"], 1, "nowhere is not a folder"),
     (["search", "--model", "resnet8", "--data", "numbers", *FITS, "--out", "x"], 1, "unknown data 'numbers'"),
     ([*SEARCH, *FITS, "--method", "sensitivity"], 1, "sensitivity measures a trained float network"),
     (QUANTIZE, 1, "needs a trained network"),
     ([*QUANTIZE, "--weights", "missing.pt"], 1, "missing.pt don't exist"),
+    ([*QUANTIZE, "--weights", "missing.pt", "--class-weights", "1,lots"], 1, "--class-weights takes"),
+    ([*CHECK, "--class-weights", "1,lots"], 1, "--class-weights takes"),
+    ([*CHECK, "--metric", "f1", "--positive", "7"], 1, "a positive class is for the metric f1 of two"),
 ]
 
 
@@ -133,7 +137,7 @@ def test_errors_are_one_message(bitsmith, tmp_path, arguments, code, words):
     assert done.stdout == ""
     if code == 1:
         assert not (tmp_path / "x").exists()  # a refusal leaves no folder behind
-        assert not list(tmp_path.glob("runs/*"))
+        assert not (tmp_path / "runs").exists()
         assert done.stderr.count("error: ") == 1
         assert done.stderr.splitlines()[-1].startswith("error: ")
 

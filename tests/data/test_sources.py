@@ -94,9 +94,9 @@ class TestDigits:
         ("digits", {"validation": 0.0}, "validation must be a part between 0 and 1, got 0"),
         ("digits", {"search": 1.0}, "search must be a part between 0 and 1, got 1"),
         ("digits", {"search": float("nan")}, "between 0 and 1, got nan"),
-        ("folder:photos", {}, "folder:photos needs a shape"),
+        ("folder:.", {}, r"folder:\. needs a shape"),
         ("folder:no/such", {"shape": (1, 8, 8)}, "no/such is not a folder"),
-        ("folder:no/such", {"shape": (2, 8, 8)}, r"1 \(grey\) or 3 \(color\) channels, not 2"),
+        ("folder:.", {"shape": (2, 8, 8)}, r"1 \(grey\) or 3 \(color\) channels, not 2"),
     ],
 )
 def test_wrong_options_are_refused(spec, options, message):

@@ -1,5 +1,7 @@
 """The Python face, as a user with a module and loaders of their own would use it."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -161,6 +163,9 @@ def test_refusals(digits, space, tmp_path):
         bs.search(task, space, bs.Uniform(), budgets=[])
     with pytest.raises(RecipeError, match="unknown target"):
         bs.search(task, space, bs.Uniform(), budgets=["size=20kB"], target="toaster")
+    colored = bs.Task(data=dataclasses.replace(digits, shape=(3, 8, 8)))
+    with pytest.raises(RecipeError, match=r"inputs of \(1, 8, 8\) .* and the data has images of \(3, 8, 8\)"):
+        bs.search(colored, space, bs.Uniform(), budgets=["size=20kB"])
     with pytest.raises(ExportError, match="unknown format"):
         bs.export(bs.build(space.template), tmp_path, formats=["hex"])
     with pytest.raises(RunError, match="search or export first"):

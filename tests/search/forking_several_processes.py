@@ -75,7 +75,10 @@ def test_two_processes_search_as_one(problem, search_task, tmp_path, full, kind)
     if not full:
         pytest.skip("full tier: every search runs twice")
     if kind.startswith("supernet"):
-        space = mobile(tiny())
+        data = search_task.data
+        space = mobile(
+            tiny(), input_shape=data.shape, outputs=len(data.classes), input=data.input, classes=data.classes
+        )
         rng = np.random.default_rng(0)
         drawn = [space.sample(rng) for _ in range(30)]
         limit = float(np.median([exact("weights", b.graph, b.bits) for b in drawn]))

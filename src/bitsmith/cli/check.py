@@ -18,6 +18,7 @@ from bitsmith.cli.jobs import method_section
 from bitsmith.cli.options import (
     ActivationBits,
     AsJson,
+    ClassWeights,
     Download,
     Ends,
     Limit,
@@ -25,6 +26,7 @@ from bitsmith.cli.options import (
     MetricName,
     Output,
     Pins,
+    Positive,
     Quantizer,
     Shape,
     SkipBad,
@@ -32,6 +34,7 @@ from bitsmith.cli.options import (
     WeightBits,
     Weights,
     Width,
+    parse_class_weights,
     parse_shape,
     space_section,
 )
@@ -64,6 +67,8 @@ def check(
     skip_bad: SkipBad = False,
     download: Download = False,
     metric: MetricName = None,
+    positive: Positive = None,
+    class_weights: ClassWeights = None,
     weight_bits: WeightBits = None,
     activation_bits: ActivationBits = None,
     pin: Pins = None,
@@ -90,6 +95,7 @@ def check(
         return
     common: dict[str, Any] = {"model": model, "data": data, "shape": parse_shape(shape), "weights": weights}
     common |= {"output": output, "width": width, "limit": limit, "metric": metric, "float_epochs": float_epochs}
+    common |= {"positive": positive, "class_weights": parse_class_weights(class_weights)}
     common |= {"skip_bad": skip_bad or None, "download": download or None, "epochs": train_epochs}
     if recipe is not None:
         read = read_recipe(recipe, target=target, space=space, budgets=[budget] if budget else None)

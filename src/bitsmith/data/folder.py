@@ -48,14 +48,14 @@ def read_folder(request: Request) -> Raw:
     """
     if request.path is None:
         raise DataError("folder needs a path, as folder:photos")
+    if not request.path.is_dir():
+        raise DataError(f"{request.path} is not a folder")
     if request.shape is None:
         raise DataError(
             f"{request.text} needs a shape to resize its images to, for example 3,64,64 (channels, height, width); "
             "on the command line: --input 3x64x64"
         )
     folder, decoder = request.path, Decoder(shape=request.shape)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder")
     name = f"folder:{folder.resolve().name}"
     if not _folders(folder / "train"):
         classes = _classes(folder)

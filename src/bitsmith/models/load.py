@@ -259,5 +259,7 @@ def _replace_head(model: nn.Module, head: str, outputs: int, classes: int, spec:
 
 def _reason(error: BaseException) -> str:
     """The first line of an exception, with its kind."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    first = next(iter(str(error).splitlines()), "")
+    if first.startswith("Weights only load failed"):  # torch goes on with advice to load what may run code
+        first = "it holds something else than tensors, or is damaged"
+    return f"{type(error).__name__}: {first}"

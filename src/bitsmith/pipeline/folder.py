@@ -33,7 +33,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -238,6 +238,7 @@ def begun(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
             yield RunFolder(path=copy)
         return
     new, known = not path.exists(), (path / "recipe.yaml").exists()
+    made = [folder for folder in path.parents if not folder.exists()]
     run = RunFolder.create(path, recipe)
     with locked(path):
         try:
@@ -246,6 +247,9 @@ def begun(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         except BitsmithError:
             if new and not run.learned:
                 shutil.rmtree(path)
+                for folder in made:
+                    with suppress(OSError):  # somebody else has put something there
+                        folder.rmdir()
             elif not known and not run.learned:
                 for name in (*_CAPTURED, run.recipe_file.name):
                     (path / name).unlink(missing_ok=True)

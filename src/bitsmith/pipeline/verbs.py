@@ -129,11 +129,12 @@ def search(
 
     Raises:
         BudgetError: no blueprint meets the budgets; says what is reachable and what binds.
-        RecipeError: the target can't hold the space.
+        RecipeError: the target can't hold the space, or its networks don't read such data.
     """
     limits = [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets]
     if not limits:
         raise BudgetError("give at least one budget, such as size=20kB")
+    _check_data(space, task.data)
     device = find_target(target)
     check_target(space, device, method)
     if not _claims_none(space):
@@ -164,6 +165,16 @@ def search(
     if over and not published:  # which enforces none
         raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
     return found
+
+
+def _check_data(space: Space, data: DataSet) -> None:
+    graph = space.graphs[0]
+    wanted, given = (graph.input_shape, graph.output_shape), (data.shape, (len(data.classes),))
+    if wanted != given:
+        raise RecipeError(
+            f"the space's networks map inputs of {wanted[0]} to outputs of {wanted[1]}, and the data has images of "
+            f"{given[0]} and {given[1][0]} classes; make the space for this data"
+        )
 
 
 def check_target(space: Space, target: Target, method: Method | None = None) -> None:
