@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitsmith.cli.jobs import method_section, require_storage
+from bitsmith.cli.method_options import method_section, require_storage
 from bitsmith.cli.options import preset_section
 from bitsmith.errors import RecipeError
 from bitsmith.recipe import METHODS, make_method

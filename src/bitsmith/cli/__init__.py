@@ -1,7 +1,9 @@
 """The command line. Commands are thin: they read options, call the pipeline and print."""
 
 from bitsmith.cli.app import app, main
-from bitsmith.cli.jobs import quantize, run, search  # importing a command registers it; this is their order in --help
+from bitsmith.cli.jobs import run, search  # importing a command registers it; this is their order in --help
+
+from bitsmith.cli.quantize import quantize  # isort: skip
 from bitsmith.cli.stages import export, report, train, verify
 
 from bitsmith.cli.explain import explain  # isort: skip

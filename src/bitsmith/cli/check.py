@@ -14,7 +14,7 @@ from bitsmith import pipeline
 from bitsmith.blueprint import fronts
 from bitsmith.capture import capture
 from bitsmith.cli.app import app
-from bitsmith.cli.jobs import method_section
+from bitsmith.cli.method_options import method_section
 from bitsmith.cli.options import (
     ActivationBits,
     AsJson,

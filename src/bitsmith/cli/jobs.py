@@ -1,12 +1,11 @@
-"""Commands that make a run folder: run, search, quantize."""
+"""Commands that make a run folder and learn in it: run and search."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -14,6 +13,7 @@ from rich.markup import escape
 from bitsmith import pipeline
 from bitsmith.cli.app import app
 from bitsmith.cli.executors import Address, ExecutorName, Workers, training_place
+from bitsmith.cli.method_options import method_section, require_storage
 from bitsmith.cli.options import (
     ActivationBits,
     Arithmetic,
@@ -32,7 +32,6 @@ from bitsmith.cli.options import (
     Lr,
     MethodName,
     MetricName,
-    Model,
     Output,
     Pins,
     Positive,
@@ -55,9 +54,9 @@ from bitsmith.cli.options import (
 from bitsmith.cli.settings import build, override
 from bitsmith.cli.show import announce, out, print_report, progress, say
 from bitsmith.cost import price
-from bitsmith.errors import RecipeError, RunError
+from bitsmith.errors import RunError
 from bitsmith.pipeline import Job
-from bitsmith.recipe import FILLED, METHODS, make_method, named, read_recipe
+from bitsmith.recipe import FILLED, read_recipe
 from bitsmith.train import processes
 
 
@@ -122,7 +121,7 @@ def run(
         with training_place(executor, workers, address, quiet or as_json) as at:
             pipeline.train(job, at.watch, tell, executor=at.executor, show=at.show)
         if processes().rank == 0:
-            _prove(job, quiet, as_json)
+            prove(job, quiet, as_json)
 
 
 @app.command()
@@ -229,85 +228,7 @@ def search(
         out.print(f"Next: bitsmith train {escape(shlex.quote(str(out_folder)))}", soft_wrap=True)
 
 
-@app.command()
-def quantize(
-    model: Model,
-    data: Data,
-    budget: Budgets,
-    weights: Weights = None,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; default runs/MODEL-post-training.")
-    ] = None,
-    shape: Shape = None,
-    output: Output = None,
-    limit: Limit = None,
-    skip_bad: SkipBad = False,
-    download: Download = False,
-    metric: MetricName = None,
-    positive: Positive = None,
-    class_weights: ClassWeights = None,
-    weight_bits: WeightBits = None,
-    activation_bits: ActivationBits = None,
-    pin: Pins = None,
-    ends: Ends = None,
-    quantizer: Quantizer = None,
-    target: TargetName = None,
-    train_epochs: Annotated[int | None, typer.Option(help="Epochs of bitsmith train, should it go on.")] = None,
-    seed: Seed = None,
-    device: Device = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """A first look without training: calibrate, allocate bits by measured sensitivity, export, verify, report.
-
-    The folder is an ordinary run: bitsmith train FOLDER goes on from it.
-    """
-    if weights is None:
-        raise RecipeError(
-            "post-training quantization needs a trained network: give its weights as --weights FILE; from random "
-            "weights the result would mean nothing (bitsmith search trains from scratch)"
-        )
-    recipe = build(
-        {
-            "name": model,
-            "space": space_section(weight_bits, activation_bits, ends, pin),
-            "budgets": [budget],
-            "method": {"name": "sensitivity"},
-            "baselines": [FILLED],
-            "start": "float",
-        },
-        model=model,
-        weights=weights,
-        output=output,
-        data=data,
-        shape=parse_shape(shape),
-        limit=limit,
-        skip_bad=skip_bad or None,
-        download=download or None,
-        metric=metric,
-        positive=positive,
-        class_weights=parse_class_weights(class_weights),
-        quantizer=quantizer,
-        target=target,
-        epochs=train_epochs,
-        seed=seed,
-        device=device,
-    )
-    default = Path("runs") / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', model)}-post-training"
-    tell = say(quiet or as_json)
-    with pipeline.begun(out_folder or default, recipe) as folder:
-        job = pipeline.prepare(folder, tell)
-        with progress(quiet or as_json) as watch:
-            pipeline.estimate_ahead(job, watch)
-        pipeline.check_budgets(job)
-        pipeline.require_float(job)
-        with progress(quiet or as_json) as watch:
-            pipeline.search(job, watch, tell)
-            pipeline.quantize(job, watch, tell)
-        _prove(job, quiet, as_json)
-
-
-def _prove(job: Job, quiet: bool, as_json: bool) -> None:
+def prove(job: Job, quiet: bool, as_json: bool) -> None:
     """The stages after the last weight is set: export, verify, report."""
     tell = say(quiet or as_json)
     pipeline.export(job.run, say=tell, data=job.task.data)
@@ -316,51 +237,3 @@ def _prove(job: Job, quiet: bool, as_json: bool) -> None:
     print_report(page, quiet, as_json)
     if not fine:
         raise RunError(f"a file does not compute what was trained; see {page}")
-
-
-# What --as-published means beyond the setting of that name.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    # the paper's training: SGD, lr .1, a tenth after every 10 epochs (25 of them)
-    "composite": {"plan": {"epochs": 25, "batch_size": 256}, "architecture_lr": 0.01},
-    # as FBNet: SGD by a cosine; choices wait for 10 of 90 epochs
-    "supernet": {
-        "plan": {"epochs": 90, "batch_size": 256, "schedule": "cosine", "warmup": 0.0},
-        "weights_first": 0.111,
-    },
-    "binomial": {},
-    "block-binomial": {},
-    "multinomial": {},  # refused for what nobody knows: it takes a recipe
-}
-
-
-def method_section(name: str, as_published: bool, epochs: int | None) -> dict[str, Any]:
-    """The recipe's method from the options about it.
-
-    Raises:
-        RecipeError: an unknown method, or an option that it doesn't take.
-    """
-    settings = named(name)
-    if as_published and name not in PUBLISHED:
-        raise RecipeError(f"--as-published belongs to --method {', '.join(PUBLISHED)}, not to {name!r}")
-    if epochs is not None and not hasattr(make_method(settings), "plan"):
-        training = [known for known in METHODS if hasattr(make_method({"name": known}), "plan")]
-        raise RecipeError(
-            f"--epochs belongs to methods that train while they search, --method {', '.join(training)}; {name!r} "
-            "doesn't, so leave it out (--train-epochs are those of the final training)"
-        )
-    if as_published:
-        settings |= {"as_published": True, **PUBLISHED[name]}
-    if epochs is not None:
-        settings["plan"] = settings.get("plan", {}) | {"epochs": epochs}
-    return settings
-
-
-def require_storage(storage: str | None, method: dict[str, Any]) -> None:
-    """Refuse --storage for methods that share no work.
-
-    Raises:
-        RecipeError: with those that do.
-    """
-    if storage is not None and not hasattr(make_method(method), "storage"):
-        sharing = [known for known in METHODS if hasattr(make_method({"name": known}), "storage")]
-        raise RecipeError(f"--storage belongs to --method {', '.join(sharing)}, not to {method.get('name')!r}")
