@@ -58,8 +58,11 @@ _PIECE = 1 << 18  # numbers
 _AT_ONCE = 1 << 18  # numbers times candidates
 
 
+@torch.no_grad()
 def best_step(x: Tensor, lo: int, hi: int, *, binary: bool = False) -> Tensor:
     """The step per row that minimizes the squared error of `lsq` over 64 candidates up to the full range, refined.
+
+    Without a gradient.
 
     Args:
         x: (rows, numbers).
