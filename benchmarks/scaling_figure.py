@@ -1,7 +1,7 @@
 """The picture of docs/supernet.md: what layers read and what gradients their weights get, by depth and rule of scaling.
 
     python -m benchmarks.scaling_figure FILE.html       from benchmarks/results/scaling.json
-    chromium --headless --window-size=1000,760 --screenshot=docs/scaling.png FILE.html
+    chromium --headless --hide-scrollbars --window-size=1000,720 --screenshot=docs/scaling.png FILE.html
 
 Means over the seeds that ended, logarithmic; the first epoch of the search solid, the last one dotted.
 """
@@ -27,7 +27,7 @@ PARTS = {"read": "what layers read", "gradient": "gradients of their weights"}
 def main() -> None:
     """Write the page."""
     draw(read_json(RESULTS / "scaling.json", "python -m benchmarks.scaling makes it")["rows"]).write_html(
-        Path(sys.argv[1]), include_plotlyjs=True
+        Path(sys.argv[1]), include_plotlyjs=True, config={"displayModeBar": False}
     )
 
 
@@ -46,8 +46,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> go.Figure:
                         x=own[0]["layers"], y=curve, name=f"{rule}, {when} epoch", showlegend=place == 1,
                         line={"color": color, "dash": dash}, row=place, col=1,
                     )  # fmt: skip
-    figure.update_yaxes(type="log", title="root mean square")
-    figure.update_layout(template="plotly_white", height=740, margin={"t": 40, "r": 10})
+    figure.update_yaxes(type="log", dtick="D2", title="root mean square")
+    figure.update_layout(template="plotly_white", height=700, margin={"t": 40, "r": 10})
     return figure
 
 
