@@ -148,6 +148,7 @@ def test_a_front_is_its_values_one_by_one(cost, values):
         (("size=10,,15kB",), "can't read '' in the front"),
         (("size=10,15kB,",), "can't read '' in the front"),
         (("size=10,-5kB",), "can't read '-5kB' in the front"),
+        (("size=10kB,macs=1M",), "size=10,15,20kB, and another cost's limit as a budget of its own"),
         (("size=10,0kB",), "positive"),
         (("size=10kB,0.01MB",), "has size=10kB twice"),
         (("sice=1,2kB",), "unknown cost 'sice'"),

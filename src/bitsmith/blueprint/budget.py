@@ -188,7 +188,8 @@ def _front(text: str) -> tuple[Budget, ...]:
     parts = [VALUE.fullmatch(part) for part in values.split(",")]
     if None in parts:
         wrong = values.split(",")[parts.index(None)]
-        raise BudgetError(f"can't read {wrong!r} in the front {text!r}; write it as size=10,15,20kB")
+        other = ", and another cost's limit as a budget of its own" if "=" in wrong else ""
+        raise BudgetError(f"can't read {wrong!r} in the front {text!r}; write it as size=10,15,20kB{other}")
     read = [(part[1], part[2]) for part in parts if part]
     own = [unit for _, unit in read if unit]
     if (own and not read[-1][1]) or 1 < len(own) < len(read):

@@ -108,7 +108,10 @@ def _verify(job: Job, say: Say) -> bool:
     for entry, _ in job.run.entries():
         folder = job.run.folder(entry)
         if not (folder / "model.onnx").exists():
-            raise RunError(f"{folder / 'model.onnx'} is missing; run bitsmith export {job.run.path} first")
+            raise RunError(
+                f"{folder / 'model.onnx'} is missing, which every other file is compared with; run bitsmith export "
+                f"{job.run.path} first, without --to or with --to onnx"
+            )
         checked = exported.verify(folder, job.task.data.test, limit=job.recipe.verify_images, score=job.task.score)
         fine = fine and checked.ok
         labels = job.task.data.test.labels[: checked.images].numpy()
