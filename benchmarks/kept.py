@@ -11,11 +11,13 @@ whole seeds: on another processor a float network is not the same to the bit.
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 import tarfile
 from pathlib import Path
 
 from benchmarks.result import RESULTS
-from bitsmith.errors import RunError
+from bitsmith.errors import BitsmithError, RunError
 from bitsmith.files import whole_file
 from bitsmith.pipeline.compare import is_finished
 from bitsmith.pipeline.outcomes import FILE
@@ -31,10 +33,13 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     archive = RESULTS / f"{folder.name}.tar.xz"
-    if arguments.verb == "pack":
-        print(f"{archive}: {pack(folder, archive)} finished runs")
-    else:
-        print(f"{folder}: {unpack(archive, folder)} files put back")
+    try:
+        if arguments.verb == "pack":
+            print(f"{archive}: {pack(folder, archive)} finished runs")
+        else:
+            print(f"{folder}: {unpack(archive, folder)} files put back")
+    except BitsmithError as error:
+        sys.exit(f"error: {error}")
 
 
 def pack(folder: Path, archive: Path) -> int:
@@ -62,18 +67,24 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Put back the files of an archive that a folder hasn't got; how many.
+    """Put back the files of an archive that a folder hasn't got, each whole or not at all; how many.
 
     Raises:
-        RunError: the archive is missing or damaged.
+        RunError: the archive is missing or damaged, or has names that lead out of the folder.
     """
+    count = 0
     try:
         with tarfile.open(archive, "r:xz") as source:
-            missing = [member for member in source if not (folder / member.name).exists()]
-            source.extractall(folder, missing, filter="data")
+            for member in source:
+                tarfile.data_filter(member, str(folder))  # raises for names that lead out
+                content = source.extractfile(member)
+                if content is not None and not (folder / member.name).exists():
+                    with whole_file(folder / member.name) as partial, partial.open("wb") as out:
+                        shutil.copyfileobj(content, out)
+                    count += 1
     except (OSError, EOFError, tarfile.TarError) as error:
         raise RunError(f"{archive} can't be read: {error}; pack it again, or begin without it") from error
-    return len(missing)
+    return count
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@
     python -m benchmarks.latent_evaluations --quick --seeds 5        fewer seeds
 
 The table (`benchmarks.latent_table`) has the validation cross-entropy of each of 2,472 networks on digits, mean of 3
-seeds, so an evaluation is a look. Every method sees -log of it and stops at its first network of the best 1 %:
+seeds, so an evaluation is a look. Every method sees -log of it, and stops at its first one of the best 1 %. A network
+that diverged with a seed is an evaluation that failed: it counts, and each method is told so in its own way.
 
-seeds, so an evaluation is a look. Every method sees -log of it, and stops at its first one of the best 1 %:
-  the other; the autoencoder has seen networks and costs, no scores;
+- latent: 10 drawn networks, then the method's proposals, one after the other; the autoencoder has
+  seen networks and costs, no scores;
 - random: uniform draws, none twice;
 - evolution: regularized evolution (arXiv 1802.01548): 10 first ones, samples of 5 of the last 20, one edit
-  (`Sequences.mutate`); what it meets again costs nothing;
+  (`Edits.edit`); what it meets again costs nothing;
 - TPE: Optuna's default sampler over the number of layers and each layer's fields. What is no network of the space, or
-  was met before, costs it nothing either, and it is told the network's score or that it is pruned.
+  was met before, costs it nothing either, and it is told the network's score, or that it failed or is pruned.
 
 The ratios are medians over seeds, latent's over the others'; below 1 latent needs fewer. Wanted: at most a half of
 random's, and less than evolution's and TPE's.
@@ -84,7 +85,7 @@ def evolution(space: Sequences, look: Callable[[np.ndarray], float], seed: int) 
         yield alive[-1]
     while True:
         drawn = generator.choice(len(alive), min(SAMPLE, len(alive)), replace=False)
-        parent = max((alive[int(i)] for i in drawn), key=look)
+        parent = max((alive[int(i)] for i in drawn), key=lambda row: np.nan_to_num(look(row), nan=-np.inf))
         alive.append(space.edits.edit(parent, generator))
         yield alive[-1]
 
@@ -115,7 +116,11 @@ def tpe(space: Sequences, look: Callable[[np.ndarray], float], seed: int) -> Sea
         except RunError:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             continue
-        study.tell(trial, look(row))
+        score = look(row)
+        if np.isnan(score):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, score)
         yield row
 
 

@@ -10,7 +10,9 @@ holds {train,test}_{images,labels}.npy.
 The rule is chosen by the mean validation accuracy, among those that never diverged; test accuracy (of the exported
 files) is reported beside it. By depth: what every layer reads and the gradient of its weights, in the first and the
 last epoch. `read_fall` is the smallest of the former over the largest, layers that read means over pixels left out;
-`gradient_fall` likewise. All of a rule are means over the seeds that ended; `deviation` is that of single seeds.
+`gradient_fall` likewise. All of a rule are means over the seeds that ended; `deviation` is that of single seeds. What
+the rule chosen gains on test images over each other one is a mean over the seeds that both have, with Student's 95 %
+interval.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from scipy.stats import t as student
 
 from benchmarks.result import write_result
 from bitsmith import pipeline
@@ -136,20 +139,43 @@ def write(rows: list[dict[str, Any]], recipe: Recipe, *, quick: bool) -> Path:
         for what in ("read", "gradient"):
             ratios[f"{rule} {what}_fall"] = round(mean(fall(row, what) for row in own), 4)
     steady = [key for key in ratios if key.endswith("validation_percent") and not ratios[f"{key.split()[0]} diverged"]]
-    best = max(steady, key=lambda key: ratios[key], default="none of them")
+    best = max(steady, key=lambda key: ratios[key], default="").removesuffix(" validation_percent")
+    ratios |= gains(rows, best)
     return write_result(
         NAME,
         ratios=ratios,
         rows=rows,
         settings={
             "recipe": recipe.model_dump(mode="json", exclude={"command", "data", "seed"}),
-            "best_by_validation": best.removesuffix(" validation_percent"),
+            "limit": recipe.data.limit,
+            "best_by_validation": best or "none of them",
             "threads": torch.get_num_threads(),
         },
         seed=min(row["seed"] for row in rows),
         core_hours=sum(row.get("seconds", 0.0) for row in rows) * torch.get_num_threads() / 3600,
         quick=quick,
     )
+
+
+def gains(rows: list[dict[str, Any]], best: str) -> dict[str, float]:
+    """Test points of a rule over each other one, seed by seed: their mean and its 95 % interval.
+
+    Example:
+        Ahead by 0.6, 1.5 and 1.7 points with three seeds: 1.27 [-0.19, 2.72].
+    """
+    found: dict[str, float] = {}
+    tested = {(row["rule"], row["seed"]): 100 * row["test"] for row in rows if "diverged" not in row}
+    for other in dict.fromkeys(rule for rule, _ in tested if rule != best):
+        ahead = [
+            test - tested[other, seed]
+            for (rule, seed), test in tested.items()
+            if rule == best and (other, seed) in tested
+        ]
+        if len(ahead) > 1:
+            half = float(student.ppf(0.975, len(ahead) - 1)) * stdev(ahead) / len(ahead) ** 0.5
+            for what, value in (("", 0.0), ("_low", -half), ("_high", half)):
+                found[f"{best} over {other} test_points{what}"] = round(mean(ahead) + value, 2)
+    return found
 
 
 def with_epochs(recipe: Recipe, search: int, train: int) -> Recipe:

@@ -166,6 +166,10 @@ def test_refusals(digits, space, tmp_path):
     colored = bs.Task(data=dataclasses.replace(digits, shape=(3, 8, 8)))
     with pytest.raises(RecipeError, match=r"inputs of \(1, 8, 8\) .* and the data has images of \(3, 8, 8\)"):
         bs.search(colored, space, bs.Uniform(), budgets=["size=20kB"])
+    fewer = bs.Task(data=dataclasses.replace(digits, classes=digits.classes[:7]))
+    for use in (lambda: bs.train(fewer, space.template), lambda: bs.quantize(fewer, space.template, {})):
+        with pytest.raises(RecipeError, match=r"to outputs of \(10,\), .* and 7 classes"):
+            use()
     with pytest.raises(ExportError, match="unknown format"):
         bs.export(bs.build(space.template), tmp_path, formats=["hex"])
     with pytest.raises(RunError, match="search or export first"):

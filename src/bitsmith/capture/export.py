@@ -99,6 +99,8 @@ def _short(file: str) -> str:
 
 
 def _explain(error: Exception, module: nn.Module, shape: tuple[int, int, int]) -> str:
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # takes half a second
+
     name = type(module).__name__
     text = str(error)
     own = [(f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)]
@@ -107,8 +109,6 @@ def _explain(error: Exception, module: nn.Module, shape: tuple[int, int, int]) -
     own = own or [frame for frame in _quoted(text) if not frame[0].startswith(_TORCH)]
     at = f" at {_pick(own)}" if own else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # takes half a second
-
     reason = lines[0] if lines else type(error).__name__
     if "specialized it to be a constant" in text:
         return (

@@ -134,7 +134,7 @@ def search(
     limits = [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets]
     if not limits:
         raise BudgetError("give at least one budget, such as size=20kB")
-    _check_data(space, task.data)
+    _check_data(space.graphs[0], task.data)
     device = find_target(target)
     check_target(space, device, method)
     if not _claims_none(space):
@@ -167,13 +167,12 @@ def search(
     return found
 
 
-def _check_data(space: Space, data: DataSet) -> None:
-    graph = space.graphs[0]
+def _check_data(graph: NetworkGraph, data: DataSet) -> None:
     wanted, given = (graph.input_shape, graph.output_shape), (data.shape, (len(data.classes),))
     if wanted != given:
         raise RecipeError(
-            f"the space's networks map inputs of {wanted[0]} to outputs of {wanted[1]}, and the data has images of "
-            f"{given[0]} and {given[1][0]} classes; make the space for this data"
+            f"the network maps inputs of {wanted[0]} to outputs of {wanted[1]}, and the data has images of {given[0]} "
+            f"and {given[1][0]} classes; make the network or the space for this data"
         )
 
 
@@ -225,9 +224,11 @@ def train(
         history: filled with the curves and what memory it took, if given.
 
     Raises:
+        RecipeError: the network doesn't read such data.
         TrainingError: the loss is not finite.
         RunError: a state of another network.
     """
+    _check_data(blueprint.graph, task.data)
     torch.manual_seed(derive(seed, "weights"))
     network = build(blueprint)
     if state is not None:
@@ -271,8 +272,10 @@ def quantize(
         batches: for re-estimating BatchNorm.
 
     Raises:
+        RecipeError: the network doesn't read such data.
         RunError: a state of another network.
     """
+    _check_data(blueprint.graph, task.data)
     torch.manual_seed(derive(seed, "weights"))
     network = build(blueprint)
     network.load_float(float_state)

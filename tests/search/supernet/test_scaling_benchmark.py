@@ -67,5 +67,23 @@ def test_means_over_seeds(recipe, tmp_path, monkeypatch):
     assert found["ratios"]["none diverged"] == 0
     assert found["ratios"]["branch diverged"] == 1
     assert found["ratios"]["branch validation_percent"] == 90
+    assert found["ratios"]["mask over none test_points"] == 0
+    assert "mask over branch test_points" not in found["ratios"]  # one seed in common
     assert found["settings"]["best_by_validation"] == "mask"
     assert found["core_hours"] == 2.5
+
+
+def test_gains_are_paired_by_seed():
+    """Against a textbook's interval: 0.6, 1.5, 1.7 are 1.267 +- 4.303 x 0.586 / sqrt 3."""
+    rows = [
+        {"rule": rule, "seed": seed, "test": test / 100}
+        for rule, tests in (("mask", (43.6, 44.2, 43.7)), ("none", (43.0, 42.7, 42.0)))
+        for seed, test in enumerate(tests)
+    ]
+    rows += [{"rule": "none", "seed": 3, "test": 0.1}, {"rule": "branch", "seed": 0, "diverged": "nan"}]
+    found = scaling.gains(rows, "mask")
+    assert found == {
+        "mask over none test_points": 1.27,
+        "mask over none test_points_low": -0.19,
+        "mask over none test_points_high": 2.72,
+    }
