@@ -13,7 +13,7 @@ from bitsmith.executor import executor as loop
 
 # Written to a folder that is the current one, so that every process can import it.
 MODULE = """
-import os, signal, time
+import os, signal, subprocess, time
 from pathlib import Path
 from bitsmith.errors import TrainingError
 from bitsmith.files import write_text
@@ -27,7 +27,7 @@ def do(watch, say, *, folder, words):
         note(folder, f"begin:{os.getpid()}")
         say(f"threads {os.environ.get('OMP_NUM_THREADS')} cpus {sorted(os.sched_getaffinity(0))}")
         print("printed", flush=True)
-        os.system("echo native")
+        subprocess.run(["echo", "native"])  # os.system would ignore an interruption meanwhile
         for word in words:
             if word == "fail":
                 raise TrainingError("told\\nto")
