@@ -50,6 +50,7 @@ PLAN = LatentPlan(
 INITIAL, BEST, SEEDS = 10, 0.01, 20
 POPULATION, SAMPLE = 20, 5
 MOST = 400  # evaluations, before a method is given up on
+STUCK = 300  # networks that it met before, one after the other, before the same
 ANY = Budget.parse("macs=1G")  # the whole table is inside
 
 # Sequences to evaluate one after the other; `send` tells each one's score.
@@ -125,13 +126,15 @@ def tpe(space: Sequences, look: Callable[[np.ndarray], float], seed: int) -> Sea
 
 
 def evaluations(search: Search, good: set[bytes]) -> int:
-    """Different networks met up to the first good one; MOST where there is none among so many."""
+    """Different networks met up to the first good one; MOST where there is none among so many, or nothing new comes."""
     met: set[bytes] = set()
-    for _, row in zip(range(10 * MOST), search, strict=False):  # some methods come back to what they met
+    again = 0
+    for row in search:
+        again = again + 1 if row.tobytes() in met else 0
         met.add(row.tobytes())
         if row.tobytes() in good:
             return len(met)
-        if len(met) == MOST:
+        if len(met) == MOST or again == STUCK:
             break
     return MOST
 
@@ -190,6 +193,7 @@ def main() -> None:
             "seeds": given.seeds,
             "initial": INITIAL,
             "most": MOST,
+            "stuck": STUCK,
             "evolution": {"population": POPULATION, "sample": SAMPLE},
             "wanted": {"evaluations_vs_random": "at most 0.5", "evaluations_vs_evolution": "below 1",
                        "evaluations_vs_tpe": "below 1"},

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.latent_evaluations import MOST, evaluations, evolution, latent, random, tpe
+from benchmarks.latent_evaluations import MOST, STUCK, evaluations, evolution, latent, random, tpe
 from benchmarks.latent_table import make_space, make_task, read_table
 
 
@@ -55,3 +55,9 @@ def test_the_table_is_of_this_space(tabulated):
     assert table.losses.shape == table.metrics.shape == (tabulated.count(), 3)
     assert np.isnan(table.loss).mean() < 0.03
     assert np.nanmax(table.metrics) <= 1
+
+
+def test_a_search_that_comes_back_for_ever_is_given_up_on():
+    row = np.zeros(3, np.int64)
+    assert evaluations(iter([row] * (STUCK + 2)), {(row + 1).tobytes()}) == MOST
+    assert evaluations(iter([row] * STUCK + [row + 1]), {(row + 1).tobytes()}) == 2
