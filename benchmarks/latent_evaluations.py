@@ -1,18 +1,20 @@
 """How many evaluations until one of the best 1 % of a tabulated space is met: latent, random, evolution, TPE.
 
-    python -m benchmarks.latent_evaluations --quick                  the table, 20 seeds; an hour of one core or less
-    python -m benchmarks.latent_evaluations --quick --folder FOLDER  keeps the autoencoder and every trace, and goes on
-    python -m benchmarks.latent_evaluations --quick --seeds 5        fewer seeds
+    python -m benchmarks.latent_evaluations                    20 seeds, an autoencoder for each; half an hour of one core or less
+    python -m benchmarks.latent_evaluations --folder FOLDER    keeps the autoencoders and every count, and goes on
+    python -m benchmarks.latent_evaluations --quick --seeds 5  fewer seeds, one autoencoder for all
 
 The table (`benchmarks.latent_table`) has the validation cross-entropy of each of 2,472 networks on digits, mean of 3
 seeds, so an evaluation is a look. Every method sees -log of it, and stops at its first one of the best 1 %. A network
 that diverged with a seed is an evaluation that failed: it counts, and each method is told so in its own way.
 
-- latent: 10 drawn networks, then the method's proposals, one after the other; the autoencoder has
+- latent: 10 drawn networks, evenly over log MACs, then the method's proposals, one after the other; the autoencoder has
   seen networks and costs, no scores;
+- drawn: only such draws, to tell what the start alone gains;
 - random: uniform draws, none twice;
-- evolution: regularized evolution (arXiv 1802.01548): 10 first ones, samples of 5 of the last 20, one edit
-  (`Edits.edit`); what it meets again costs nothing;
+- evolution: regularized evolution (arXiv 1802.01548): 10 first ones, drawn uniformly, samples of 5 of the last 20, one
+  edit (`Edits.edit`); what it meets again costs nothing;
+- evolution_latent_start: the same, its first 10 being latent's;
 - TPE: Optuna's default sampler over the number of layers and each layer's fields. What is no network of the space, or
   was met before, costs it nothing either, and it is told the network's score, or that it failed or is pruned.
 
@@ -27,6 +29,8 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -39,7 +43,7 @@ from benchmarks.result import write_result
 from bitsmith.blueprint import Budget
 from bitsmith.errors import RunError
 from bitsmith.files import write_json
-from bitsmith.search.latent import Autoencoder, LatentPlan, Proposer, Seen, Widths, train_autoencoder
+from bitsmith.search.latent import LatentPlan, Proposer, Seen, Widths, train_autoencoder
 from bitsmith.seeding import derive, numpy_generator
 from bitsmith.space import Sequences
 from bitsmith.space.sequence_space import LayerOperator, Token
@@ -57,18 +61,23 @@ ANY = Budget.parse("macs=1G")  # the whole table is inside
 Search = Iterator[np.ndarray]
 
 
-def latent(space: Sequences, look: Callable[[np.ndarray], float], model: Autoencoder, seed: int) -> Search:
+def drawn(proposer: Proposer, seed: int) -> Search:
+    """Draws evenly over log MACs, none twice."""
+    known: list[np.ndarray] = []
+    while (row := proposer.draw(known, derive(seed, "initial", len(known)))) is not None:
+        known.append(row)
+        yield row
+
+
+def latent(proposer: Proposer, look: Callable[[np.ndarray], float], seed: int) -> Search:
     """The method's proposals."""
-    proposer, seen = Proposer(space, model, (ANY,)), list[Seen]()
-    while True:
-        if len(seen) < INITIAL:
-            row = proposer.draw([s.sequence for s in seen], derive(seed, "initial", len(seen)))
-        else:
-            row = next(iter(proposer.propose(seen, 1, derive(seed, "proposal", len(seen)))), None)
-        if row is None:
-            return
+    seen: list[Seen] = []
+    for row in islice(drawn(proposer, seed), INITIAL):
         seen.append(Seen(sequence=row, score=look(row)))
         yield row
+    while found := proposer.propose(seen, 1, derive(seed, "proposal", len(seen))):
+        seen.append(Seen(sequence=found[0], score=look(found[0])))
+        yield found[0]
 
 
 def random(space: Sequences, seed: int) -> Search:
@@ -77,16 +86,19 @@ def random(space: Sequences, seed: int) -> Search:
         yield space.automaton.at(int(number))
 
 
-def evolution(space: Sequences, look: Callable[[np.ndarray], float], seed: int) -> Search:
-    """Regularized evolution: the oldest leaves."""
+def evolution(
+    space: Sequences, look: Callable[[np.ndarray], float], seed: int, *, start: Search | None = None
+) -> Search:
+    """Regularized evolution: the oldest leaves. Its first INITIAL are of `start`, or uniform draws."""
     generator = numpy_generator(seed, "evolution")
     alive: deque[np.ndarray] = deque(maxlen=POPULATION)
-    for number in generator.choice(space.count(), INITIAL, replace=False):
-        alive.append(space.automaton.at(int(number)))
-        yield alive[-1]
+    numbers = generator.choice(space.count(), INITIAL, replace=False)
+    for row in islice(start or (space.automaton.at(int(number)) for number in numbers), INITIAL):
+        alive.append(row)
+        yield row
     while True:
-        drawn = generator.choice(len(alive), min(SAMPLE, len(alive)), replace=False)
-        parent = max((alive[int(i)] for i in drawn), key=lambda row: np.nan_to_num(look(row), nan=-np.inf))
+        sampled = generator.choice(len(alive), min(SAMPLE, len(alive)), replace=False)
+        parent = max((alive[int(i)] for i in sampled), key=lambda row: np.nan_to_num(look(row), nan=-np.inf))
         alive.append(space.edits.edit(parent, generator))
         yield alive[-1]
 
@@ -139,40 +151,40 @@ def evaluations(search: Search, good: set[bytes]) -> int:
     return MOST
 
 
-def make_model(space: Sequences, folder: Path | None) -> tuple[Autoencoder, float]:
-    """The autoencoder, and its seconds."""
-    checkpoint = folder / "autoencoder.checkpoint" if folder else None
-    model, history = train_autoencoder(space, PLAN, seed=0, checkpoint=checkpoint)
-    return model, history.seconds
-
-
 def main() -> None:
     """Run all methods, write the result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="replay the table; there is no other way yet")
+    parser.add_argument("--quick", action="store_true", help="one autoencoder for all seeds, not one for each")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     given = parser.parse_args()
-    if not given.quick:
-        parser.error("evaluations by training are not there yet; give --quick to replay the table")
     torch.set_num_threads(1)
     began = time.process_time()
     space, table = make_space(make_task()), read_table()
     rows = np.array([space.automaton.at(number) for number in range(space.count())])
     scores = {row.tobytes(): -float(np.log(loss)) for row, loss in zip(rows, table.loss, strict=True)}
     good = {rows[i].tobytes() for i in np.argsort(table.loss)[: max(1, int(BEST * len(rows)))]}
-    model, _ = make_model(space, given.folder)
 
     def look(row: np.ndarray) -> float:
         return scores[row.tobytes()]
 
+    @lru_cache
+    def trained(seed: int) -> Proposer:
+        checkpoint = given.folder / f"autoencoder-{seed}.checkpoint" if given.folder else None
+        return Proposer(space, train_autoencoder(space, PLAN, seed=seed, checkpoint=checkpoint)[0], (ANY,))
+
+    def proposer(seed: int) -> Proposer:
+        return trained(0 if given.quick else seed)
+
     searches: dict[str, Callable[[int], Search]] = {
         "random": lambda seed: random(space, seed),
+        "drawn": lambda seed: drawn(proposer(seed), seed),
         "evolution": lambda seed: evolution(space, look, seed),
+        "evolution_latent_start": lambda seed: evolution(space, look, seed, start=drawn(proposer(seed), seed)),
         "tpe": lambda seed: tpe(space, look, seed),
-        "latent": lambda seed: latent(space, look, model, seed),
+        "latent": lambda seed: latent(proposer(seed), look, seed),
     }
-    kept = given.folder / "evaluations.json" if given.folder else None
+    kept = given.folder / ("quick.json" if given.quick else "evaluations.json") if given.folder else None
     found: dict[str, dict[str, int]] = json.loads(kept.read_text()) if kept and kept.exists() else {}
     for name, search in searches.items():
         counts = found.setdefault(name, {})
@@ -182,15 +194,17 @@ def main() -> None:
                 if kept:
                     write_json(kept, found)
         values = sorted(counts[str(seed)] for seed in range(given.seeds))
-        print(f"{name:10} median {np.median(values):g}, of {values}", flush=True)
+        print(f"{name:29} median {np.median(values):g}, of {values}", flush=True)
     medians = {name: float(np.median([counts[str(s)] for s in range(given.seeds)])) for name, counts in found.items()}
     path = write_result(
         "latent_evaluations",
-        ratios={f"evaluations_vs_{name}": medians["latent"] / medians[name] for name in ("random", "evolution", "tpe")},
+        ratios={f"evaluations_vs_{name}": medians["latent"] / value
+                for name, value in medians.items() if name != "latent"},
         settings={
             "networks": len(rows),
             "good": len(good),
             "seeds": given.seeds,
+            "autoencoders": 1 if given.quick else given.seeds,
             "initial": INITIAL,
             "most": MOST,
             "stuck": STUCK,

@@ -6,8 +6,9 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.latent_evaluations import MOST, STUCK, evaluations, evolution, latent, random, tpe
+from benchmarks.latent_evaluations import ANY, MOST, STUCK, evaluations, evolution, latent, random, tpe
 from benchmarks.latent_table import make_space, make_task, read_table
+from bitsmith.search.latent import Proposer
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_latent_goes_on_behind_failures(space, model):
         told.append(math.nan if len(told) % 2 else -float(row.sum()))
         return told[-1]
 
-    rows = [row for row, _ in zip(latent(space, score, model, 0), range(12), strict=False)]
+    rows = [row for row, _ in zip(latent(Proposer(space, model, (ANY,)), score, 0), range(12), strict=False)]
     assert len({row.tobytes() for row in rows}) == 12
 
 
