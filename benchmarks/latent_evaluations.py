@@ -1,6 +1,6 @@
 """How many evaluations until one of the best 1 % of a tabulated space is met: latent, random, evolution, TPE.
 
-    python -m benchmarks.latent_evaluations                    20 seeds, an autoencoder for each; half an hour of one core or less
+    python -m benchmarks.latent_evaluations                    20 seeds, an autoencoder for each; half an hour at most
     python -m benchmarks.latent_evaluations --folder FOLDER    keeps the autoencoders and every count, and goes on
     python -m benchmarks.latent_evaluations --quick --seeds 5  fewer seeds, one autoencoder for all
 
