@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bitsmith.cli.method_options import method_section, require_storage
+from bitsmith.cli.method_options import method_section, require_storage, require_trials
 from bitsmith.cli.options import preset_section
 from bitsmith.errors import RecipeError
 from bitsmith.recipe import METHODS, make_method
@@ -64,3 +64,12 @@ def test_options_of_a_shared_search(bitsmith, tmp_path):
     said = bitsmith(*options, "--method", "latent", "--storage", "study.db", "--out", tmp_path / "run", check=1).stderr
     assert "'study.db' can't be used" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_workers_are_for_searches_that_evaluate_networks():
+    require_trials(2, None, {"name": "latent"})
+    require_trials(None, None, {"name": "composite"})
+    with pytest.raises(RecipeError, match="a search by 'composite' is one training"):
+        require_trials(2, None, {"name": "composite"})
+    with pytest.raises(RecipeError, match="--storage shares the networks"):
+        require_trials(None, "ray", {"name": "latent", "storage": "sqlite:///study.db"})

@@ -2,20 +2,20 @@
 
 import pytest
 
-from bitsmith.cli.executors import choose_executor, pool_bars, training_place
+from bitsmith.cli.executors import choose_executor, pool_bars, shared_out, training_place
 from bitsmith.errors import RecipeError
 from bitsmith.executor import InProcess, Processes, State
 
 
 def test_here_unless_workers_are_asked_for():
     for options in ((None, None, None), ("inprocess", None, None), ("inprocess", 1, None)):
-        with training_place(*options, quiet=True) as at:
+        with shared_out(*options) as where, training_place(where, quiet=True) as at:
             assert at.executor is None
     for options in ((None, 2, None), ("processes", 2, None)):
-        with training_place(*options, quiet=True) as at:
+        with shared_out(*options) as where, training_place(where, quiet=True) as at:
             assert isinstance(at.executor, Processes)
             assert at.executor.places == 2
-    with training_place("processes", None, None, quiet=True) as at:
+    with shared_out("processes", None, None) as where, training_place(where, quiet=True) as at:
         assert at.executor is not None
         assert at.executor.places == 1
 

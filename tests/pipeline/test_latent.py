@@ -1,15 +1,21 @@
 """The whole job on whole networks searched in a latent space, alone and by two runs that share a storage."""
 
+import dataclasses
 import json
 
 import optuna
+import pytest
 
+import bitsmith as bs
 from bitsmith import pipeline
 from bitsmith.blueprint import Budget
 from bitsmith.cost import fits
+from bitsmith.errors import RecipeError, TrainingError
+from bitsmith.executor import InProcess, Processes
 from bitsmith.pipeline import RunFolder
 from bitsmith.recipe import parse_recipe
 from bitsmith.report import read_record
+from bitsmith.search import Elsewhere, Latent
 
 RECIPE = {
     "data": {"source": "digits", "limit": 200},
@@ -46,13 +52,23 @@ RECIPE = {
 }
 
 
-def searched(path, method=RECIPE["method"]):
+def made(path, method):
+    return pipeline.prepare(RunFolder.create(path, parse_recipe(RECIPE | {"method": method}, "the test")))
+
+
+def searched(path, method=RECIPE["method"], executor=None):
     """A run, searched, and the stages of which a person saw progress."""
-    job = pipeline.prepare(RunFolder.create(path, parse_recipe(RECIPE | {"method": method}, "the test")))
+    job = made(path, method)
     pipeline.check_budgets(job)
     stages = {}
-    pipeline.search(job, lambda event: stages.setdefault(event.stage, event.steps))
+    pipeline.search(job, lambda event: stages.setdefault(event.stage, event.steps), executor=executor)
     return job, stages
+
+
+def trials_of(job):
+    """Every line of the trials, but how long it took."""
+    lines = (job.run.path / "latent-size_1.5kB-macs_60k" / "trials.jsonl").read_text().splitlines()
+    return [lines[0], *({**json.loads(line), "seconds": None} for line in lines[1:])]
 
 
 def test_the_whole_job(tmp_path):
@@ -84,3 +100,74 @@ def test_two_runs_share_a_storage(tmp_path):
     name = ", ".join(str(Budget.parse(text)) for text in RECIPE["budgets"][0])
     study = optuna.load_study(study_name=f"latent at {name}", storage=method["storage"])
     assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 3
+
+
+BATCHES = RECIPE["method"] | {"evaluations": 3, "batch": 2, "rungs": [2], "eta": 3}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A search whose networks are evaluated in this process, in batches."""
+    return searched(tmp_path_factory.mktemp("here") / "run", BATCHES)[0]
+
+
+def test_processes_come_to_the_same_networks(here, tmp_path):
+    """Stopped while networks are evaluated, too; nothing that has a result is evaluated again."""
+    folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
+    results = set()
+
+    def stop(event):
+        results.update(folder.glob("trials/*/trial.json"))
+        if event.stage == "search latent" and len(results) >= 2:
+            raise KeyboardInterrupt
+
+    with Processes(2) as executor:
+        job = made(tmp_path / "run", BATCHES)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.search(job, stop, executor=executor)
+        there = {file: file.stat().st_mtime_ns for file in results}
+        assert len(there) >= 2
+        again, stages = {}, []
+
+        def watch(event):
+            stages.append((event.stage, event.step, event.steps))
+            again.update({file: file.stat().st_mtime_ns for file in there if file.exists()})
+
+        pipeline.search(job, watch, executor=executor)
+    assert again == there
+    assert ("search latent", 6, 6) in stages
+    assert ("search latent, 2 epochs", 2, 2) in stages
+    assert trials_of(job) == trials_of(here)
+    assert list((folder / "trials").iterdir()) == []
+    [(entry, best)], [(other, same)] = job.run.entries(), here.run.entries()
+    assert best == same
+    assert entry.curves == other.curves
+
+
+def test_a_network_that_fails_in_another_process_is_data(tmp_path):
+    """All trainings take longer than allowed."""
+    with Processes(2) as executor, pytest.raises(TrainingError, match="all 3 first networks failed"):
+        searched(tmp_path / "run", BATCHES | {"seconds": 1e-6}, executor)
+    folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
+    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()[1:]]
+    assert ["it took longer than" in row["failed"] for row in rows] == [True] * 3
+    assert "starting" in (folder / "trials" / "0-0" / "log.txt").read_text()
+
+
+def test_a_fault_of_the_machine_is_none_of_the_networks(tmp_path):
+    """The other processes don't find the run: nothing counts as evaluated."""
+    job = made(tmp_path / "run", BATCHES)
+    method, space = job.method, job.space
+    assert isinstance(method, Latent)
+    elsewhere = Elsewhere(
+        executor=InProcess(),
+        call="bitsmith.pipeline.evaluations:do_evaluation",
+        arguments={"run": str(tmp_path / "nowhere"), "budgets": 0},
+    )
+    budgets = job.recipe.budget_sets()[0]
+    with pytest.raises(TrainingError, match=r"network 1 failed: .*nowhere.* The same command goes on from there"):
+        bs.search(job.task, space, method, budgets, folder=tmp_path / "search", elsewhere=elsewhere)
+    assert len((tmp_path / "search" / "trials.jsonl").read_text().splitlines()) == 1
+    stored = dataclasses.replace(method, storage=f"sqlite:///{tmp_path}/study.db")
+    with pytest.raises(RecipeError, match="leave it out, or the workers"):
+        bs.search(job.task, space, stored, budgets, folder=tmp_path / "search", elsewhere=elsewhere)

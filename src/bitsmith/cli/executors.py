@@ -38,16 +38,22 @@ class Place:
 
 
 @contextmanager
-def training_place(executor: str | None, workers: int | None, address: str | None, quiet: bool) -> Iterator[Place]:
-    """By the options; with none of them in this process, with a bar for each network."""
+def shared_out(executor: str | None, workers: int | None, address: str | None) -> Iterator[Executor | None]:
+    """The executor that the options ask for; None for this process, as with none of them."""
     name = executor or ("inprocess" if workers is None else "processes")
     with choose_executor(name, workers, address) as where:
-        if isinstance(where, InProcess):
-            with progress(quiet) as watch:
-                yield Place(watch=watch)
-        else:
-            with pool_bars(quiet) as show:
-                yield Place(executor=where, show=show)
+        yield None if isinstance(where, InProcess) else where
+
+
+@contextmanager
+def training_place(where: Executor | None, quiet: bool) -> Iterator[Place]:
+    """In this process with a bar for each network; elsewhere with a line for each place."""
+    if where is None:
+        with progress(quiet) as watch:
+            yield Place(watch=watch)
+    else:
+        with pool_bars(quiet) as show:
+            yield Place(executor=where, show=show)
 
 
 def choose_executor(name: str, workers: int | None, address: str | None) -> Executor:

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from bitsmith import pipeline
 from bitsmith.cli.app import app
-from bitsmith.cli.executors import Address, ExecutorName, Workers, training_place
-from bitsmith.cli.method_options import method_section, require_storage
+from bitsmith.cli.executors import Address, ExecutorName, Workers, shared_out, training_place
+from bitsmith.cli.method_options import method_section, require_storage, require_trials
 from bitsmith.cli.options import (
     ActivationBits,
     Arithmetic,
@@ -115,11 +115,12 @@ def run(
         with progress(quiet or as_json) as watch:
             pipeline.estimate_ahead(job, watch)
         announce(job, tell)
-        with progress(quiet or as_json) as watch:
-            pipeline.train_float(job, watch)
-            pipeline.search(job, watch, tell)
-        with training_place(executor, workers, address, quiet or as_json) as at:
-            pipeline.train(job, at.watch, tell, executor=at.executor, show=at.show)
+        with shared_out(executor, workers, address) as where:
+            with progress(quiet or as_json) as watch:
+                pipeline.train_float(job, watch)
+                pipeline.search(job, watch, tell, executor=where)
+            with training_place(where, quiet or as_json) as at:
+                pipeline.train(job, at.watch, tell, executor=at.executor, show=at.show)
         if processes().rank == 0:
             prove(job, quiet, as_json)
 
@@ -162,12 +163,16 @@ def search(
     device: Device = None,
     compile_mode: Compile = None,
     precision: Arithmetic = None,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Find bit-widths inside every budget; the first stage of a run folder. Then: bitsmith train FOLDER."""
     searched = method_section(method, as_published, epochs)
     require_storage(storage, searched)
+    require_trials(workers, executor, searched | ({"storage": storage} if storage else {}))
     recipe = build(
         {
             "name": out_folder.resolve().name,
@@ -212,7 +217,8 @@ def search(
         announce(job, tell)
         with progress(quiet or as_json) as watch:
             pipeline.train_float(job, watch)
-            pipeline.search(job, watch, tell)
+            with shared_out(executor, workers, address) as where:
+                pipeline.search(job, watch, tell, executor=where)
     if as_json:
         found = [
             {

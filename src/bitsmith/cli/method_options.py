@@ -53,3 +53,23 @@ def require_storage(storage: str | None, method: dict[str, Any]) -> None:
     if storage is not None and not hasattr(make_method(method), "storage"):
         sharing = [known for known in METHODS if hasattr(make_method({"name": known}), "storage")]
         raise RecipeError(f"--storage belongs to --method {', '.join(sharing)}, not to {method.get('name')!r}")
+
+
+def require_trials(workers: int | None, executor: str | None, method: dict[str, Any]) -> None:
+    """Refuse --workers and --executor for searches that have nothing to share out.
+
+    Raises:
+        RecipeError: another method than latent, or a storage that shares the work already.
+    """
+    if workers is None and executor is None:
+        return
+    if method["name"] != "latent":
+        raise RecipeError(
+            "--workers and --executor share out networks that a search evaluates, as --method latent does; a search by "
+            f"{method['name']!r} is one training. For the final trainings give them to bitsmith train"
+        )
+    if method.get("storage") is not None:
+        raise RecipeError(
+            "--storage shares the networks among commands that you start yourself; leave out --workers and --executor, "
+            "or the storage"
+        )

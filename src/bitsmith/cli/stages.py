@@ -11,7 +11,7 @@ import typer
 
 from bitsmith import pipeline
 from bitsmith.cli.app import app
-from bitsmith.cli.executors import Address, ExecutorName, Workers, training_place
+from bitsmith.cli.executors import Address, ExecutorName, Workers, shared_out, training_place
 from bitsmith.cli.options import AsJson, Device, Folder, Lr, Only, Quiet
 from bitsmith.cli.settings import override
 from bitsmith.cli.show import counting, print_report, progress, say
@@ -44,7 +44,7 @@ def train(
         job = _opened(place, quiet, device)
         with progress(quiet) as watch:
             pipeline.train_float(job, watch)
-        with training_place(executor, workers, address, quiet) as at:
+        with shared_out(executor, workers, address) as where, training_place(where, quiet) as at:
             pipeline.train(job, at.watch, say(quiet), only or (), executor=at.executor, show=at.show)
 
 

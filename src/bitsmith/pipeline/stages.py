@@ -17,6 +17,7 @@ from bitsmith.cost import price
 from bitsmith.errors import BudgetError, RunError, TrainingError
 from bitsmith.executor import PATIENCE, Executor, InProcess, State, Work, run_all
 from bitsmith.pipeline import verbs
+from bitsmith.pipeline.evaluations import elsewhere, search_start
 from bitsmith.pipeline.exported import C_FOLDER, QONNX_FILE
 from bitsmith.pipeline.folder import Entry, RunFolder
 from bitsmith.pipeline.job import Job, Say, float_network, float_state, quiet
@@ -68,19 +69,27 @@ def train_float(job: Job, watch: Watch = silent) -> None:
         _keep_training(job.float_folder, network.state_dict(), history)
 
 
-def search(job: Job, watch: Watch = silent, say: Say = quiet, only: Collection[str] = ()) -> None:
+def search(
+    job: Job,
+    watch: Watch = silent,
+    say: Say = quiet,
+    only: Collection[str] = (),
+    *,
+    executor: Executor | None = None,
+) -> None:
     """Find every network that the recipe wants: its method and the baselines for each budget, and the fixed bits.
 
     Args:
         only: names of networks ("composite", "w2a8"); the others are left for another time or process.
+        executor: where the method latent has its networks evaluated; None: here.
     """
     with locked(job.run.path, shared=bool(only)):
-        _search(job, watch, say, only)
+        _search(job, watch, say, only, executor)
 
 
-def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
-    start = float_state(job) if job.recipe.start != "scratch" else None
-    for budgets in job.recipe.budget_sets():
+def _search(job: Job, watch: Watch, say: Say, only: Collection[str], executor: Executor | None) -> None:
+    start = search_start(job)
+    for number, budgets in enumerate(job.recipe.budget_sets()):
         wanted = [(job.method, "found"), *((BASELINES[name], "baseline") for name in job.recipe.baselines)]
         for method, kind in wanted:
             entry = Entry(name=method.name, kind=kind, budgets=tuple(map(str, budgets)))  # pyright: ignore[reportArgumentType]
@@ -101,6 +110,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str]) -> None:
                         shared=job.run.path / "shared" / method.name,
                         checkpoint_seconds=job.recipe.checkpoint_seconds,
                         watch=watch,
+                        elsewhere=elsewhere(job, number, executor) if kind == "found" else None,
                     )
                 except BudgetError as error:
                     if kind == "found":

@@ -25,7 +25,7 @@ from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
-from bitsmith.search import Composite, Filters, Found, Method, Multinomial, Problem, Supernet, WidthSearch
+from bitsmith.search import Composite, Elsewhere, Filters, Found, Method, Multinomial, Problem, Supernet, WidthSearch
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, Pin, Precision, Sequences, Space, precision
 from bitsmith.train import (
@@ -112,6 +112,7 @@ def search(
     shared: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Watch = silent,
+    elsewhere: Elsewhere | None = None,
 ) -> Found:
     """Find a blueprint of the space that meets every budget.
 
@@ -126,11 +127,46 @@ def search(
         shared: where searches that differ in budgets alone keep what doesn't depend on them, such as measured
             sensitivities, so that the networks of a front are measured once.
         checkpoint_seconds: how often it is written; also at the end of every epoch and on Ctrl-C.
+        elsewhere: where `Latent` has its networks evaluated; None is here.
 
     Raises:
         BudgetError: no blueprint meets the budgets; says what is reachable and what binds.
         RecipeError: the target can't hold the space, or its networks don't read such data.
     """
+    problem = pose(task, space, method, budgets, target=target, float_state=float_state, seed=seed)
+    found = method.search(
+        replace(
+            problem,
+            folder=Path(folder) if folder else None,
+            shared=Path(shared) if shared else None,
+            checkpoint_seconds=checkpoint_seconds,
+            watch=watch,
+            elsewhere=elsewhere,
+        )
+    )
+    if not isinstance(found, Found):
+        raise RecipeError(
+            f"method {method.name!r} returned a {type(found).__name__}; it must return a bitsmith.search Found"
+        )
+    found = replace(found, priced=problem.space.costs)
+    over = [budget for budget in problem.budgets if found.costs[budget.cost] > budget.limit]
+    published = isinstance(method, Composite | Multinomial | Supernet | WidthSearch) and method.as_published
+    if over and not published:  # which enforces none
+        raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
+    return found
+
+
+def pose(
+    task: Task,
+    space: Precision | Mobile | Sequences,
+    method: Method,
+    budgets: Sequence[str | Budget],
+    *,
+    target: str | Target,
+    float_state: Mapping[str, Tensor] | None,
+    seed: int,
+) -> Problem:
+    """The problem of a `search`, as its method gets it, without folders; it raises what that does."""
     limits = [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets]
     if not limits:
         raise BudgetError("give at least one budget, such as size=20kB")
@@ -141,30 +177,13 @@ def search(
         space = replace(space, costs={**space.costs, **device.costs})
     limits = device.within(limits)
     check_budgets(device, limits, space.costs)
-    blind = replace(task, data=task.data.without_test())
-    found = method.search(
-        Problem(
-            task=blind,
-            space=space,
-            budgets=limits,
-            seed=seed,
-            float_state=float_state,
-            folder=Path(folder) if folder else None,
-            shared=Path(shared) if shared else None,
-            checkpoint_seconds=checkpoint_seconds,
-            watch=watch,
-        )
+    return Problem(
+        task=replace(task, data=task.data.without_test()),
+        space=space,
+        budgets=limits,
+        seed=seed,
+        float_state=float_state,
     )
-    if not isinstance(found, Found):
-        raise RecipeError(
-            f"method {method.name!r} returned a {type(found).__name__}; it must return a bitsmith.search Found"
-        )
-    found = replace(found, priced=space.costs)
-    over = [budget for budget in limits if found.costs[budget.cost] > budget.limit]
-    published = isinstance(method, Composite | Multinomial | Supernet | WidthSearch) and method.as_published
-    if over and not published:  # which enforces none
-        raise BudgetError(f"method {method.name!r} returned a network outside {' and '.join(map(str, over))}")
-    return found
 
 
 def _check_data(graph: NetworkGraph, data: DataSet) -> None:

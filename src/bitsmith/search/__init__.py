@@ -12,7 +12,7 @@ from bitsmith.search.latent.method import Latent
 from bitsmith.search.marginal import Marginal, Marginals, measure_steps
 from bitsmith.search.mixed import build_mixed, decisions, inherit, most_likely, probabilities
 from bitsmith.search.mobile_random import random_network
-from bitsmith.search.problem import Found, Method, Problem
+from bitsmith.search.problem import Elsewhere, Found, Method, Problem
 from bitsmith.search.sensitivity import Measured, measure, to_penalties
 from bitsmith.search.sequence_inside import extreme_sequence, random_sequence, some_sequence
 from bitsmith.search.step import Step, single_steps
@@ -33,6 +33,7 @@ __all__ = [
     "BlockBinomial",
     "Composite",
     "Discretizer",
+    "Elsewhere",
     "Filters",
     "Found",
     "GridSearch",

@@ -12,8 +12,25 @@ from torch import Tensor
 from bitsmith.blueprint import Blueprint, Budget
 from bitsmith.cost import COSTS, Cost, price
 from bitsmith.errors import RecipeError
+from bitsmith.executor import Executor
 from bitsmith.space import Precision, Space
 from bitsmith.train import Task, Watch, digest, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """Where a search may have networks evaluated, and how other processes come to its problem.
+
+    Args:
+        executor: whose places.
+        call: "package.module:function" that evaluates one, called there as function(watch, say, *, folder, request,
+            **arguments): the trial's own folder, and what the method asks (JSON-able).
+        arguments: JSON-able; paths are absolute.
+    """
+
+    executor: Executor
+    call: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +47,7 @@ class Problem:
         shared: where searches of one run that differ in budgets alone keep what doesn't depend on them, or None.
         checkpoint_seconds: how often it is written; also at the end of every epoch and on Ctrl-C.
         watch: told of every step.
+        elsewhere: where networks may be evaluated in other processes, or None; it needs a `folder`.
     """
 
     task: Task
@@ -41,6 +59,7 @@ class Problem:
     shared: Path | None = None
     checkpoint_seconds: float = 60.0
     watch: Watch = silent
+    elsewhere: Elsewhere | None = None
 
 
 def starting_point(problem: Problem) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError, TrainingError, suggestion
 from bitsmith.search.evaluate import require_start
 from bitsmith.search.latent.autoencoder import Autoencoder
+from bitsmith.search.latent.elsewhere import answer, together
 from bitsmith.search.latent.ladder import Evaluator, promoted, synflow
 from bitsmith.search.latent.outcome import handed_on, ranked
 from bitsmith.search.latent.proposals import Proposer, Seen
@@ -152,12 +153,15 @@ class Latent:
             TrainingError: every evaluation failed.
         """
         self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
+        if problem.elsewhere is not None and self.storage is not None:
+            raise RecipeError(
+                "a storage shares the work among commands that you start; leave it out, or the workers of this one"
+            )
         trials = self._trials(problem)
         model, learning = self._latent_space(problem)
         proposer = Proposer(problem.space, model, tuple(problem.budgets), self.traded)
         # What others have taken over is evaluated by them from its start, so checkpoints would only be in the way.
-        own = problem if self.storage is None else replace(problem, folder=None)
-        evaluator = Evaluator(problem=own, plan=self.plan, rungs=self.rungs, limit=self.seconds)
+        evaluator = self._evaluator(problem if self.storage is None else replace(problem, folder=None))
         total = self.initial + self.evaluations
 
         def choose(seen: Sequence[Seen], number: int) -> np.ndarray | None:
@@ -179,9 +183,10 @@ class Latent:
                 self._tell(problem, number + 1, total, f"network {number + 1} failed: {trial.failed}")
             return trial
 
-        trials.fill(0, lambda seen: len(seen) < total, choose, evaluate)
+        shared_out = together(problem, 0, self._left_of_batch, lambda n, note: self._tell(problem, n, total, note))
+        trials.fill(0, lambda seen: len(seen) < total, choose, evaluate, shared_out)
         self._tell(problem, len(trials.of(0)), total)
-        rungs = self._climb(trials, evaluator)
+        rungs = self._climb(problem, trials, evaluator)
         return handed_on(
             problem,
             rungs,
@@ -190,6 +195,23 @@ class Latent:
             traded=self.traded,
             seconds=learning + sum(trial.seconds for trial in trials.all),
         )
+
+    def answer(self, problem: Problem, request: Mapping[str, Any], folder: Path) -> None:
+        """Evaluate a network for the search of another process (`Elsewhere`), and leave what came of it in the folder.
+
+        Args:
+            problem: that of the search.
+            request: as the search made it.
+            folder: of this evaluation alone; it goes on from its checkpoint there.
+        """
+        answer(self._evaluator(replace(problem, folder=folder)), request, folder)
+
+    def _evaluator(self, problem: Problem) -> Evaluator:
+        return Evaluator(problem=problem, plan=self.plan, rungs=self.rungs, limit=self.seconds)
+
+    def _left_of_batch(self, n: int) -> int:
+        """Networks that can be chosen after `n` others before any of them is evaluated."""
+        return self.initial - n if n < self.initial else self.batch - (n - self.initial) % self.batch
 
     def _trials(self, problem: Problem) -> Trials | SharedTrials:
         if self.storage is None:
@@ -220,16 +242,48 @@ class Latent:
             return next(iter(rows), None)
         return rows[int(np.argmax([synflow(space.decode(row).graph) for row in rows]))]
 
-    def _climb(self, trials: Trials | SharedTrials, evaluator: Evaluator) -> list[list[Trial]]:
+    def _climb(self, problem: Problem, trials: Trials | SharedTrials, evaluator: Evaluator) -> list[list[Trial]]:
         """The trials of every rung; those of a higher one that are kept are not trained again."""
         rungs = [trials.of(0)]
         for rung in range(1, len(self.rungs) + 1):
             climbing = [rungs[-1][i] for i in promoted(*ranked(rungs[-1], self.value, self.traded), self.eta)]
             numbers = {trial.sequence: trial.number for trial in climbing}
-            _fill_rung(trials, evaluator, rung, numbers)
+            self._fill_rung(problem, trials, evaluator, rung, numbers)
             kept = {trial.sequence: trial for trial in trials.of(rung)}
             rungs.append([kept[sequence] for sequence in numbers])
         return rungs
+
+    def _fill_rung(
+        self,
+        problem: Problem,
+        trials: Trials | SharedTrials,
+        evaluator: Evaluator,
+        rung: int,
+        numbers: Mapping[tuple[int, ...], int],
+    ) -> None:
+        """Train what climbs to a rung and isn't trained there yet.
+
+        Args:
+            numbers: sequence -> number of the proposal, the best first.
+        """
+
+        def left(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
+            there = {tuple(s.sequence.tolist()) for s in seen}
+            return [sequence for sequence in numbers if sequence not in there]
+
+        def number(row: np.ndarray, _: int) -> int:
+            return numbers[tuple(row.tolist())]
+
+        def tell(n: int, note: str) -> None:
+            self._tell(problem, n, len(numbers), note, rung)
+
+        trials.fill(
+            rung,
+            more=lambda seen: bool(left(seen)),
+            choose=lambda seen, _: next((np.array(sequence) for sequence in left(seen)), None),
+            evaluate=lambda row, n: evaluator.evaluate(row, number(row, n), rung),
+            together=together(problem, rung, lambda _: len(numbers), tell, number),
+        )
 
     def value(self, trial: Trial) -> float:
         """The score that the surrogate is told: larger is better; NaN of what failed."""
@@ -269,26 +323,6 @@ class Latent:
             **starting_point(problem),
         }
 
-    def _tell(self, problem: Problem, step: int, steps: int, note: str = "") -> None:
-        problem.watch(Event(stage="search latent", step=step, steps=steps, images=0, note=note))
-
-
-def _fill_rung(
-    trials: Trials | SharedTrials, evaluator: Evaluator, rung: int, numbers: Mapping[tuple[int, ...], int]
-) -> None:
-    """Train what climbs to a rung and isn't trained there yet.
-
-    Args:
-        numbers: sequence -> number of the proposal, the best first.
-    """
-
-    def left(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
-        there = {tuple(s.sequence.tolist()) for s in seen}
-        return [sequence for sequence in numbers if sequence not in there]
-
-    trials.fill(
-        rung,
-        more=lambda seen: bool(left(seen)),
-        choose=lambda seen, _: next((np.array(sequence) for sequence in left(seen)), None),
-        evaluate=lambda row, _: evaluator.evaluate(row, numbers[tuple(row.tolist())], rung),
-    )
+    def _tell(self, problem: Problem, step: int, steps: int, note: str = "", rung: int = 0) -> None:
+        stage = "search latent" + (f", {self.rungs[rung - 1]} epochs" if rung else "")
+        problem.watch(Event(stage=stage, step=step, steps=steps, images=0, note=note))

@@ -42,7 +42,7 @@ from bitsmith.search.latent.sampler import (
     seen,
     taken,
 )
-from bitsmith.search.latent.trials import Choose, Evaluate, More, Trial
+from bitsmith.search.latent.trials import Choose, Evaluate, More, Together, Trial
 from bitsmith.space import Sequences
 
 BEAT, GRACE = 20, 120  # seconds between two heartbeats; without one, after which a process counts as dead
@@ -119,11 +119,12 @@ class SharedTrials:
             trials = self._live(self._study(rung))
         return [self._read(trial, rung) for trial in trials if trial.state != TrialState.RUNNING]
 
-    def fill(self, rung: int, more: More, choose: Choose, evaluate: Evaluate) -> None:
+    def fill(self, rung: int, more: More, choose: Choose, evaluate: Evaluate, together: Together | None = None) -> None:
         """Choose networks for a rung and evaluate them while `more` says so and one is left; then wait for others'.
 
-        What another process died at is evaluated here.
+        What another process died at is evaluated here. A process evaluates one network at a time.
         """
+        assert together is None
         with _quiet():
             study, none_left_of = self._study(rung), -1
             sampler = SequenceSampler(self._space, lambda known, number: choose(known, number) if more(known) else None)

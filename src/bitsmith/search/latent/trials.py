@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -55,6 +55,20 @@ Evaluate = Callable[[np.ndarray, int], Trial]
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """Evaluations that go on at the same time.
+
+    Args:
+        most: of the next ones, how many are chosen before any of them is evaluated, by how many there are.
+        evaluate: networks and their numbers -> their trials, one after the other as they are kept.
+    """
+
+    most: Callable[[int], int]
+    evaluate: Callable[[Sequence[tuple[np.ndarray, int]]], Iterable[Trial]]
+
+
+@final
 class Trials:
     """The trials of a search, in memory and in a file that loses at most the line being written.
 
@@ -97,17 +111,27 @@ class Trials:
         """Those of a rung, in the order in which they were evaluated."""
         return [trial for trial in self.all if trial.rung == rung]
 
-    def fill(self, rung: int, more: More, choose: Choose, evaluate: Evaluate) -> None:
-        """Choose networks for a rung and evaluate them while `more` says so and one is left."""
+    def fill(self, rung: int, more: More, choose: Choose, evaluate: Evaluate, together: Together | None = None) -> None:
+        """Choose networks for a rung and evaluate them while `more` says so and one is left.
+
+        Args:
+            together: evaluates several at a time, in place of `evaluate`; they are kept in the order of their numbers.
+        """
         while True:
             seen = [Seen(sequence=np.array(trial.sequence), score=self._value(trial)) for trial in self.of(rung)]
-            row = choose(seen, len(seen)) if more(seen) else None
-            if row is None:
+            n, chosen = len(seen), list[tuple[np.ndarray, int]]()
+            while len(chosen) < (together.most(n) if together else 1):
+                row = choose(seen, len(seen)) if more(seen) else None
+                if row is None:
+                    break
+                chosen.append((row, len(seen)))
+                seen.append(Seen(sequence=row, score=None))
+            if not chosen:
                 return
-            trial = evaluate(row, len(seen))
-            self.all.append(trial)
-            if self._path is not None:
-                self._append(json.dumps(asdict(trial)))
+            for trial in together.evaluate(chosen) if together else [evaluate(*chosen[0])]:
+                self.all.append(trial)
+                if self._path is not None:
+                    self._append(json.dumps(asdict(trial)))
 
     def _append(self, line: str) -> None:
         assert self._path is not None
