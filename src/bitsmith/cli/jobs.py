@@ -173,6 +173,8 @@ def search(
     searched = method_section(method, as_published, epochs)
     require_storage(storage, searched)
     require_trials(workers, executor, searched | ({"storage": storage} if storage else {}))
+    if workers is not None:
+        searched["batch"] = workers
     recipe = build(
         {
             "name": out_folder.resolve().name,
