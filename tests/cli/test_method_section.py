@@ -66,6 +66,12 @@ def test_options_of_a_shared_search(bitsmith, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_batches_are_of_networks():
+    assert method_section("latent", False, None, 4) == {"name": "latent", "batch": 4}
+    with pytest.raises(RecipeError, match="--batch belongs to --method latent"):
+        method_section("composite", False, None, 4)
+
+
 def test_workers_are_for_searches_that_evaluate_networks():
     require_trials(2, None, {"name": "latent"})
     require_trials(None, None, {"name": "composite"})

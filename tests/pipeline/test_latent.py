@@ -13,9 +13,10 @@ from bitsmith.cost import fits
 from bitsmith.errors import RecipeError, TrainingError
 from bitsmith.executor import InProcess, Processes
 from bitsmith.pipeline import RunFolder
+from bitsmith.pipeline.verbs import pose
 from bitsmith.recipe import parse_recipe
 from bitsmith.report import read_record
-from bitsmith.search import Elsewhere, Latent
+from bitsmith.search import Elsewhere, Latent, Random
 
 RECIPE = {
     "data": {"source": "digits", "limit": 200},
@@ -144,6 +145,60 @@ def test_processes_come_to_the_same_networks(here, tmp_path):
     assert entry.curves == other.curves
 
 
+def test_what_another_search_left_is_not_taken(here, tmp_path):
+    """A stopped search's results, once its trials are deleted to start anew, or under another request."""
+    folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
+
+    def stop(event):
+        if event.stage == "search latent" and list(folder.glob("trials/*/trial.json")):
+            raise KeyboardInterrupt
+
+    with Processes(2) as executor, pytest.raises(KeyboardInterrupt):
+        pipeline.search(made(tmp_path / "run", BATCHES), stop, executor=executor)
+    for file in folder.glob("trials/*/trial.json"):
+        wrong = json.loads(file.read_text()) | {"metric": 2.0}
+        file.write_text(json.dumps(wrong))
+    (folder / "trials.jsonl").unlink()
+    (folder / "trials").rename(tmp_path / "kept")
+    job, _ = searched(tmp_path / "run", BATCHES)  # in this process, from here on
+    assert trials_of(job) == trials_of(here)
+    [file] = list(tmp_path.glob("kept/0-0/request.json"))
+    request = json.loads(file.read_text()) | {"search": "another"}
+    budgets, own = job.recipe.budget_sets()[0], tmp_path / "kept" / "0-0"
+    assert isinstance(job.method, Latent)
+    problem = pose(job.task, job.space, job.method, budgets, target="onnx", float_state=None, seed=0)
+    job.method.answer(problem, request, own)
+    assert json.loads((own / "trial.json").read_text())["metric"] <= 1
+
+
+def test_a_search_goes_on_here_and_there(here, tmp_path):
+    """Stopped in this process, in processes, and in this one again."""
+    folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
+
+    def stop_at(n):
+        def stop(event):
+            if event.stage == "search latent" and event.step >= n:
+                raise KeyboardInterrupt
+
+        return stop
+
+    job = made(tmp_path / "run", BATCHES)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(job, stop_at(2))
+    with Processes(2) as executor, pytest.raises(KeyboardInterrupt):
+        pipeline.search(job, stop_at(4), executor=executor)
+    pipeline.search(job)
+    assert trials_of(job) == trials_of(here)
+    assert list((folder / "trials").iterdir()) == []
+
+
+def test_a_person_is_told_of_places_that_wait(tmp_path):
+    said = []
+    with Processes(2) as executor:
+        pipeline.search(made(tmp_path / "run", RECIPE["method"]), say=said.append, executor=executor)
+    assert "1 at a time behind its first 3 networks, and there are 2 places" in said[0]
+
+
 def test_a_network_that_fails_in_another_process_is_data(tmp_path):
     """All trainings take longer than allowed."""
     with Processes(2) as executor, pytest.raises(TrainingError, match="all 3 first networks failed"):
@@ -152,6 +207,7 @@ def test_a_network_that_fails_in_another_process_is_data(tmp_path):
     rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()[1:]]
     assert ["it took longer than" in row["failed"] for row in rows] == [True] * 3
     assert "starting" in (folder / "trials" / "0-0" / "log.txt").read_text()
+    assert not list(folder.glob("trials/*/trial.json"))
 
 
 def test_a_fault_of_the_machine_is_none_of_the_networks(tmp_path):
@@ -168,6 +224,10 @@ def test_a_fault_of_the_machine_is_none_of_the_networks(tmp_path):
     with pytest.raises(TrainingError, match=r"network 1 failed: .*nowhere.* The same command goes on from there"):
         bs.search(job.task, space, method, budgets, folder=tmp_path / "search", elsewhere=elsewhere)
     assert len((tmp_path / "search" / "trials.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(RecipeError, match="give a folder"):
+        bs.search(job.task, space, method, budgets, elsewhere=elsewhere)
+    with pytest.raises(RecipeError, match="a search by 'random' has none"):
+        bs.search(job.task, space, Random(), budgets, elsewhere=elsewhere)
     stored = dataclasses.replace(method, storage=f"sqlite:///{tmp_path}/study.db")
     with pytest.raises(RecipeError, match="leave it out, or the workers"):
         bs.search(job.task, space, stored, budgets, folder=tmp_path / "search", elsewhere=elsewhere)

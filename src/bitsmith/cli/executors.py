@@ -40,8 +40,7 @@ class Place:
 @contextmanager
 def shared_out(executor: str | None, workers: int | None, address: str | None) -> Iterator[Executor | None]:
     """The executor that the options ask for; None for this process, as with none of them."""
-    name = executor or ("inprocess" if workers is None else "processes")
-    with choose_executor(name, workers, address) as where:
+    with choose_executor(executor or _named(workers), workers, address) as where:
         yield None if isinstance(where, InProcess) else where
 
 
@@ -60,9 +59,22 @@ def choose_executor(name: str, workers: int | None, address: str | None) -> Exec
     """The executor that the options ask for.
 
     Raises:
-        RecipeError: an unknown name, or an option that it doesn't take.
+        RecipeError: as `require_place`.
         RunError: no such Ray cluster.
     """
+    require_place(name, workers, address)
+    if name == "ray":
+        return RayCluster(workers, address or "auto")
+    return Processes(workers or 1) if name == "processes" else InProcess()
+
+
+def require_place(name: str | None, workers: int | None, address: str | None) -> None:
+    """Refuse options that don't go together, before anything is learned.
+
+    Raises:
+        RecipeError: an unknown name, or an option that it doesn't take.
+    """
+    name = name or _named(workers)
     together = processes().count
     if together > 1 and name != "inprocess":
         raise RecipeError(
@@ -71,17 +83,16 @@ def choose_executor(name: str, workers: int | None, address: str | None) -> Exec
         )
     if address is not None and name != "ray":
         raise RecipeError("--address is that of a Ray cluster: add --executor ray, or leave it out")
-    if name == "ray":
-        return RayCluster(workers, address or "auto")
-    if name == "processes":
-        return Processes(workers or 1)
-    if name != "inprocess":
+    if name not in ("inprocess", "processes", "ray"):
         raise RecipeError(f"--executor takes inprocess, processes or ray, got {name!r}")
-    if workers not in (None, 1):
+    if name == "inprocess" and workers not in (None, 1):
         raise RecipeError(
             f"--executor inprocess does one trial at a time; for --workers {workers} take processes or ray"
         )
-    return InProcess()
+
+
+def _named(workers: int | None) -> str:
+    return "inprocess" if workers is None else "processes"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from bitsmith import pipeline
 from bitsmith.cli.app import app
-from bitsmith.cli.executors import Address, ExecutorName, Workers, shared_out, training_place
+from bitsmith.cli.executors import Address, ExecutorName, Workers, require_place, shared_out, training_place
 from bitsmith.cli.method_options import method_section, require_storage, require_trials
 from bitsmith.cli.options import (
     ActivationBits,
@@ -57,6 +57,7 @@ from bitsmith.cost import price
 from bitsmith.errors import RunError
 from bitsmith.pipeline import Job
 from bitsmith.recipe import FILLED, read_recipe
+from bitsmith.search import Latent
 from bitsmith.train import processes
 
 
@@ -88,6 +89,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """The whole job of a recipe: search, train, export, verify, report. Run again, it goes on where it was."""
+    require_place(executor, workers, address)
     read = read_recipe(recipe, target=target)
     require_storage(storage, read.method)
     values = override(
@@ -115,10 +117,15 @@ def run(
         with progress(quiet or as_json) as watch:
             pipeline.estimate_ahead(job, watch)
         announce(job, tell)
+        shares = isinstance(job.method, Latent)
+        with progress(quiet or as_json) as watch:
+            pipeline.train_float(job, watch)
+            if not shares:
+                pipeline.search(job, watch, tell)
         with shared_out(executor, workers, address) as where:
-            with progress(quiet or as_json) as watch:
-                pipeline.train_float(job, watch)
-                pipeline.search(job, watch, tell, executor=where)
+            if shares:
+                with progress(quiet or as_json) as watch:
+                    pipeline.search(job, watch, tell, executor=where)
             with training_place(where, quiet or as_json) as at:
                 pipeline.train(job, at.watch, tell, executor=at.executor, show=at.show)
         if processes().rank == 0:
@@ -153,6 +160,9 @@ def search(
     method: MethodName = "composite",
     as_published: Annotated[bool, typer.Option(help="As the method's paper has it.")] = False,
     storage: Storage = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Networks that latent proposes at once, such as one for each worker.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the search.")] = None,
     train_epochs: Annotated[int | None, typer.Option(help="Epochs of the final training.")] = None,
     float_epochs: Annotated[int | None, typer.Option(help="Train the float network first; default: don't.")] = None,
@@ -170,11 +180,10 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find bit-widths inside every budget; the first stage of a run folder. Then: bitsmith train FOLDER."""
-    searched = method_section(method, as_published, epochs)
+    require_place(executor, workers, address)
+    searched = method_section(method, as_published, epochs, batch)
     require_storage(storage, searched)
     require_trials(workers, executor, searched | ({"storage": storage} if storage else {}))
-    if workers is not None:
-        searched["batch"] = workers
     recipe = build(
         {
             "name": out_folder.resolve().name,

@@ -22,7 +22,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-def method_section(name: str, as_published: bool, epochs: int | None) -> dict[str, Any]:
+def method_section(name: str, as_published: bool, epochs: int | None, batch: int | None = None) -> dict[str, Any]:
     """The recipe's method from the options about it.
 
     Raises:
@@ -37,10 +37,14 @@ def method_section(name: str, as_published: bool, epochs: int | None) -> dict[st
             f"--epochs belongs to methods that train while they search, --method {', '.join(training)}; {name!r} "
             "doesn't, so leave it out (--train-epochs are those of the final training)"
         )
+    if batch is not None and not hasattr(make_method(settings), "batch"):
+        raise RecipeError(f"--batch belongs to --method latent, which evaluates networks, not to {name!r}")
     if as_published:
         settings |= {"as_published": True, **PUBLISHED[name]}
     if epochs is not None:
         settings["plan"] = settings.get("plan", {}) | {"epochs": epochs}
+    if batch is not None:
+        settings["batch"] = batch
     return settings
 
 

@@ -23,14 +23,20 @@ def search_start(job: Job) -> Mapping[str, Tensor] | None:
     return float_state(job) if job.recipe.start != "scratch" else None
 
 
-def elsewhere(job: Job, budgets: int, executor: Executor | None) -> Elsewhere | None:
+def elsewhere(job: Job, budgets: int, executor: Executor | None, say: Say) -> Elsewhere | None:
     """Where the method of a run has its networks evaluated; None: in this process, as with a storage.
 
     Args:
         budgets: which of the recipe's.
     """
-    if executor is None or not isinstance(job.method, Latent) or job.method.storage is not None:
+    method = job.method
+    if executor is None or not isinstance(method, Latent) or method.storage is not None:
         return None
+    if method.evaluations and method.batch < executor.places:
+        say(
+            f"latent proposes {method.batch} at a time behind its first {method.initial} networks, and there are "
+            f"{executor.places} places: others wait then. A batch of {executor.places} takes all, with other proposals"
+        )
     return Elsewhere(
         executor=executor,
         call="bitsmith.pipeline.evaluations:do_evaluation",

@@ -110,7 +110,7 @@ def _search(job: Job, watch: Watch, say: Say, only: Collection[str], executor: E
                         shared=job.run.path / "shared" / method.name,
                         checkpoint_seconds=job.recipe.checkpoint_seconds,
                         watch=watch,
-                        elsewhere=elsewhere(job, number, executor) if kind == "found" else None,
+                        elsewhere=elsewhere(job, number, executor, say) if kind == "found" else None,
                     )
                 except BudgetError as error:
                     if kind == "found":

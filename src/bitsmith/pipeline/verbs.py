@@ -25,7 +25,18 @@ from bitsmith.data import DataSet
 from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.quantize import Network, build, find_quantizers
 from bitsmith.recipe import suited_space
-from bitsmith.search import Composite, Elsewhere, Filters, Found, Method, Multinomial, Problem, Supernet, WidthSearch
+from bitsmith.search import (
+    Composite,
+    Elsewhere,
+    Filters,
+    Found,
+    Latent,
+    Method,
+    Multinomial,
+    Problem,
+    Supernet,
+    WidthSearch,
+)
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, Pin, Precision, Sequences, Space, precision
 from bitsmith.train import (
@@ -133,6 +144,8 @@ def search(
         BudgetError: no blueprint meets the budgets; says what is reachable and what binds.
         RecipeError: the target can't hold the space, or its networks don't read such data.
     """
+    if elsewhere is not None and not isinstance(method, Latent):
+        raise RecipeError(f"elsewhere is where Latent has networks evaluated; a search by {method.name!r} has none")
     problem = pose(task, space, method, budgets, target=target, float_state=float_state, seed=seed)
     found = method.search(
         replace(

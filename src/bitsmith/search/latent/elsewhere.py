@@ -1,4 +1,4 @@
-"""Evaluations in other processes: each is a trial of an executor, with a folder of its own and its result in a file.
+"""Evaluations as trials: each has a folder of its own and leaves its result in a file, here or in another process.
 
 A search that was stopped proposes the same networks under the same numbers again; what has a result already is not
 evaluated a second time, and what has a checkpoint goes on.
@@ -8,99 +8,119 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitsmith.errors import TrainingError
-from bitsmith.executor import Work, run_all
+from bitsmith.executor import LOG, Failed, Work, run_all
 from bitsmith.files import read_json, write_json
-from bitsmith.search.latent.ladder import Evaluator
-from bitsmith.search.latent.trials import Together, Trial
-from bitsmith.search.problem import Elsewhere, Problem
+from bitsmith.search.latent.ladder import ATTEMPTS, CHECKPOINT, Evaluator
+from bitsmith.search.latent.trials import FOLDER, Together, Trial
 
-FOLDER = "trials"  # of a search's folder
-_RESULT = "trial.json"
+_REQUEST, _RESULT = "request.json", "trial.json"
 
 
 def together(
-    problem: Problem,
+    evaluator: Evaluator,
     rung: int,
+    search: str,
+    *,
     most: Callable[[int], int],
     tell: Callable[[int, str], None],
     number: Callable[[np.ndarray, int], int] = lambda row, n: n,
+    before: Callable[[Sequence[tuple[np.ndarray, int]]], int] = lambda chosen: chosen[0][1],
 ) -> Together | None:
-    """How networks of a rung are evaluated in other processes; None where the problem knows none.
+    """How networks of a rung are evaluated: elsewhere several at a time, here one; None without a folder.
 
     Args:
-        most: see `Together`.
+        evaluator: of the search, with its problem.
+        search: what trials hang on, as a digest; what another search left is not taken.
+        most: see `Together`; elsewhere.
         tell: told how many of the rung are done, and what there is to say.
         number: of the proposal, by its sequence and its place in the rung.
+        before: how many of the rung are done when these are begun.
     """
-    elsewhere, folder = problem.elsewhere, problem.folder
-    if elsewhere is None:
+    problem = evaluator.problem
+    folder, elsewhere = problem.folder, problem.elsewhere
+    if folder is None:
         return None
-    assert folder is not None
 
     def evaluate(chosen: Sequence[tuple[np.ndarray, int]]) -> Iterator[Trial]:
-        before = chosen[0][1]
-        named = [(row, number(row, n)) for row, n in chosen]
-        for trial in _evaluate(elsewhere, folder, named, rung, lambda done: tell(before + done, "")):
+        done = before(chosen)
+        works = []
+        for row, place in chosen:
+            at = number(row, place)
+            own = folder / FOLDER / f"{rung}-{at}"
+            request = {"search": search, "sequence": row.tolist(), "number": at, "rung": rung}
+            request["epochs"] = evaluator.plan_of(rung).epochs
+            works.append(
+                Work(
+                    title=f"network {at + 1}" + (f", rung {rung}" if rung else ""),
+                    folder=own,
+                    call=elsewhere.call if elsewhere else "",
+                    arguments={
+                        **(elsewhere.arguments if elsewhere else {}),
+                        "folder": str(own.absolute()),
+                        "request": request,
+                    },
+                )
+            )
+
+        def fault(problem: Failed) -> None:
+            tell(done, str(problem))
+
+        if elsewhere is None:
+            for work in works:
+                answer(evaluator, work.arguments["request"], work.folder)
+        elif faults := run_all(
+            elsewhere.executor, works, watch=lambda state: tell(done + state.done, ""), failed=fault
+        ):
+            raise TrainingError(f"{'; '.join(map(str, faults))}. The same command goes on from there")
+        for work in works:
+            trial, log = _read(work.folder / _RESULT), work.folder / LOG
             if trial.failed:
-                tell(before + len(chosen), f"network {trial.number + 1} failed: {trial.failed}")
+                see = f"; see {log}" if log.exists() else ""
+                tell(done + len(works), f"network {trial.number + 1} failed: {trial.failed}{see}")
             yield trial
+            _tidy(work.folder, trial)
 
-    return Together(most=most, evaluate=evaluate)
-
-
-def _evaluate(
-    elsewhere: Elsewhere,
-    folder: Path,
-    chosen: Sequence[tuple[np.ndarray, int]],
-    rung: int,
-    tell: Callable[[int], None],
-) -> Iterator[Trial]:
-    """The trials of networks, in their order, as many at a time as the executor has places.
-
-    What a trial leaves in its folder goes when the next one is asked for; it must be kept by then. The folder of a
-    failed one stays, for its log.
-
-    Raises:
-        TrainingError: an evaluation stopped for a reason that is not the network's; the others are finished, and are
-            not done again by the same search.
-    """
-    works = [
-        Work(
-            title=f"network {number + 1}" + (f", rung {rung}" if rung else ""),
-            folder=folder / FOLDER / f"{rung}-{number}",
-            call=elsewhere.call,
-            arguments={
-                **elsewhere.arguments,
-                "folder": str((folder / FOLDER / f"{rung}-{number}").absolute()),
-                "request": {"sequence": row.tolist(), "number": number, "rung": rung},
-            },
-        )
-        for row, number in chosen
-    ]
-    faults = run_all(elsewhere.executor, works, watch=lambda state: tell(state.done))
-    if faults:
-        raise TrainingError(f"{'; '.join(map(str, faults))}. The same command goes on from there")
-    for work in works:
-        trial = _read(work.folder / _RESULT)
-        yield trial
-        if not trial.failed:
-            shutil.rmtree(work.folder)
+    return Together(most=most if elsewhere else lambda n: 1, evaluate=evaluate)
 
 
 def answer(evaluator: Evaluator, request: Mapping[str, Any], folder: Path) -> None:
-    """Evaluate one network in the process that was asked to, and leave its trial in the folder."""
-    file = folder / _RESULT
-    if file.exists() and _read(file).sequence == tuple(request["sequence"]):
+    """Evaluate one network in a folder of its own, and leave its trial there.
+
+    What lies there of another request (another search under the same name, say) is not taken.
+    """
+    asked, result = folder / _REQUEST, folder / _RESULT
+    if not asked.exists() or read_json(asked, "the request of an evaluation") != request:
+        for name in (_RESULT, CHECKPOINT, ATTEMPTS):
+            (folder / name).unlink(missing_ok=True)
+        write_json(asked, request)
+    if result.exists():
         return
-    trial = evaluator.evaluate(np.array(request["sequence"]), request["number"], request["rung"])
-    write_json(file, asdict(trial))
+    own = replace(evaluator, problem=replace(evaluator.problem, folder=folder))
+    write_json(result, asdict(own.evaluate(np.array(request["sequence"]), request["number"], request["rung"])))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def tidy(folder: Path, trials: Sequence[Trial]) -> None:
+    """Delete what is left of trials that are kept, as by a process that was killed just then."""
+    for trial in trials:
+        own = folder / FOLDER / f"{trial.rung}-{trial.number}"
+        if own.exists():
+            _tidy(own, trial)
+
+
+def _tidy(folder: Path, trial: Trial) -> None:
+    if trial.failed and (folder / LOG).exists():  # it may tell more
+        for name in (_REQUEST, _RESULT):
+            (folder / name).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder)
 
 
 def _read(file: Path) -> Trial:

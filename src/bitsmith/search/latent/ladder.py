@@ -28,6 +28,7 @@ from bitsmith.search.problem import Problem
 from bitsmith.seeding import derive
 from bitsmith.train import Event, TrainPlan
 
+CHECKPOINT, ATTEMPTS = "evaluation.checkpoint", "evaluating.json"  # of an evaluation's folder
 _DEATHS = 3  # of the process at one place of one evaluation, before it counts as its fault
 # What a training that can't go on raises; other errors are faults of a program, and stop the search.
 _FAILURES = (TrainingError, RuntimeError, MemoryError, ArithmeticError)
@@ -39,7 +40,8 @@ class Evaluator:
     """Trains and scores networks of a problem's space, and turns what fails into trials.
 
     Args:
-        problem: of the search.
+        problem: of the search; `folder` gets the checkpoint of the network that is evaluated, for whoever keeps the
+            trial to delete.
         plan: of the first rung.
         rungs: epochs of the others.
         limit: seconds after which a training is given up, or None; counted anew where a stopped search goes on.
@@ -59,7 +61,7 @@ class Evaluator:
         """
         space = self.problem.space
         blueprint = space.decode(sequence)
-        plan = self.plan if rung == 0 else replace(self.plan, epochs=self.rungs[rung - 1])
+        plan = self.plan_of(rung)
         blank = Trial(
             number=number,
             rung=rung,
@@ -69,10 +71,8 @@ class Evaluator:
             seed=self.problem.seed,
         )
         folder, began = self.problem.folder, time.monotonic()
-        checkpoint = folder / "evaluation.checkpoint" if folder else None
-        attempt = (
-            _Attempt(folder / "evaluating.json", checkpoint, f"{rung}/{number}") if folder and checkpoint else None
-        )
+        checkpoint = folder / CHECKPOINT if folder else None
+        attempt = _Attempt(folder / ATTEMPTS, checkpoint, f"{rung}/{number}") if folder and checkpoint else None
         if attempt is not None and attempt.died == _DEATHS:
             attempt.end()
             return replace(blank, failed=f"the process died {_DEATHS} times while it was trained")
@@ -95,9 +95,11 @@ class Evaluator:
         finally:
             if attempt is not None:
                 attempt.end()
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
         return trial
+
+    def plan_of(self, rung: int) -> TrainPlan:
+        """The training of a rung's networks."""
+        return self.plan if rung == 0 else replace(self.plan, epochs=self.rungs[rung - 1])
 
 
 @final

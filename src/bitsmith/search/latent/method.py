@@ -17,6 +17,8 @@ autoencoder and acquisition are built isn't public; ours are (docs/latent.md).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +32,7 @@ from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError, TrainingError, suggestion
 from bitsmith.search.evaluate import require_start
 from bitsmith.search.latent.autoencoder import Autoencoder
-from bitsmith.search.latent.elsewhere import answer, together
+from bitsmith.search.latent.elsewhere import answer, tidy, together
 from bitsmith.search.latent.ladder import Evaluator, promoted, synflow
 from bitsmith.search.latent.outcome import handed_on, ranked
 from bitsmith.search.latent.proposals import Proposer, Seen
@@ -157,12 +159,16 @@ class Latent:
             raise RecipeError(
                 "a storage shares the work among commands that you start; leave it out, or the workers of this one"
             )
+        if problem.elsewhere is not None and problem.folder is None:
+            raise RecipeError("networks that are evaluated elsewhere leave their results in files: give a folder")
         trials = self._trials(problem)
+        if problem.folder is not None:
+            tidy(problem.folder, trials.all)
         model, learning = self._latent_space(problem)
         proposer = Proposer(problem.space, model, tuple(problem.budgets), self.traded)
         # What others have taken over is evaluated by them from its start, so checkpoints would only be in the way.
         evaluator = self._evaluator(problem if self.storage is None else replace(problem, folder=None))
-        total = self.initial + self.evaluations
+        total, digest = self.initial + self.evaluations, self._digest(problem)
 
         def choose(seen: Sequence[Seen], number: int) -> np.ndarray | None:
             done = sum(s.score is not None for s in seen)
@@ -173,7 +179,7 @@ class Latent:
                     f"all {done} first networks failed, so there is nothing to go on from; the first: {first}"
                 )
             row = self._proposal(seen, number, proposer, problem.seed)
-            if row is None:
+            if row is None and done == len(seen):
                 self._tell(problem, done, total, f"all {len(seen)} networks that were found inside are evaluated")
             return row
 
@@ -183,10 +189,16 @@ class Latent:
                 self._tell(problem, number + 1, total, f"network {number + 1} failed: {trial.failed}")
             return trial
 
-        shared_out = together(problem, 0, self._left_of_batch, lambda n, note: self._tell(problem, n, total, note))
-        trials.fill(0, lambda seen: len(seen) < total, choose, evaluate, shared_out)
+        several = together(
+            evaluator,
+            0,
+            digest,
+            most=self._left_of_batch,
+            tell=lambda n, note: self._tell(problem, n, total, note),
+        )
+        trials.fill(0, lambda seen: len(seen) < total, choose, evaluate, several)
         self._tell(problem, len(trials.of(0)), total)
-        rungs = self._climb(problem, trials, evaluator)
+        rungs = self._climb(trials, evaluator, digest)
         return handed_on(
             problem,
             rungs,
@@ -204,7 +216,7 @@ class Latent:
             request: as the search made it.
             folder: of this evaluation alone; it goes on from its checkpoint there.
         """
-        answer(self._evaluator(replace(problem, folder=folder)), request, folder)
+        answer(self._evaluator(problem), request, folder)
 
     def _evaluator(self, problem: Problem) -> Evaluator:
         return Evaluator(problem=problem, plan=self.plan, rungs=self.rungs, limit=self.seconds)
@@ -242,22 +254,22 @@ class Latent:
             return next(iter(rows), None)
         return rows[int(np.argmax([synflow(space.decode(row).graph) for row in rows]))]
 
-    def _climb(self, problem: Problem, trials: Trials | SharedTrials, evaluator: Evaluator) -> list[list[Trial]]:
+    def _climb(self, trials: Trials | SharedTrials, evaluator: Evaluator, digest: str) -> list[list[Trial]]:
         """The trials of every rung; those of a higher one that are kept are not trained again."""
         rungs = [trials.of(0)]
         for rung in range(1, len(self.rungs) + 1):
             climbing = [rungs[-1][i] for i in promoted(*ranked(rungs[-1], self.value, self.traded), self.eta)]
             numbers = {trial.sequence: trial.number for trial in climbing}
-            self._fill_rung(problem, trials, evaluator, rung, numbers)
+            self._fill_rung(trials, evaluator, digest, rung, numbers)
             kept = {trial.sequence: trial for trial in trials.of(rung)}
             rungs.append([kept[sequence] for sequence in numbers])
         return rungs
 
     def _fill_rung(
         self,
-        problem: Problem,
         trials: Trials | SharedTrials,
         evaluator: Evaluator,
+        digest: str,
         rung: int,
         numbers: Mapping[tuple[int, ...], int],
     ) -> None:
@@ -275,14 +287,22 @@ class Latent:
             return numbers[tuple(row.tolist())]
 
         def tell(n: int, note: str) -> None:
-            self._tell(problem, n, len(numbers), note, rung)
+            self._tell(evaluator.problem, n, len(numbers), note, rung)
 
         trials.fill(
             rung,
             more=lambda seen: bool(left(seen)),
             choose=lambda seen, _: next((np.array(sequence) for sequence in left(seen)), None),
             evaluate=lambda row, n: evaluator.evaluate(row, number(row, n), rung),
-            together=together(problem, rung, lambda _: len(numbers), tell, number),
+            together=together(
+                evaluator,
+                rung,
+                digest,
+                most=lambda _: len(numbers),
+                tell=tell,
+                number=number,
+                before=lambda chosen: len(numbers) - len(chosen),
+            ),
         )
 
     def value(self, trial: Trial) -> float:
@@ -322,6 +342,9 @@ class Latent:
             "data": [data.training.fingerprint(), data.validation.fingerprint()],
             **starting_point(problem),
         }
+
+    def _digest(self, problem: Problem) -> str:
+        return hashlib.sha256(json.dumps(self._settings(problem), sort_keys=True).encode()).hexdigest()
 
     def _tell(self, problem: Problem, step: int, steps: int, note: str = "", rung: int = 0) -> None:
         stage = "search latent" + (f", {self.rungs[rung - 1]} epochs" if rung else "")

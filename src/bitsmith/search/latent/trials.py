@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 
 from bitsmith.errors import RunError
 from bitsmith.search.latent.proposals import Seen
+
+FOLDER = "trials"  # of a search's folder: what is being evaluated
 
 
 @final
@@ -94,6 +97,7 @@ class Trials:
             with path.open("r+b") as file:
                 file.truncate(len(whole))
         if not whole:
+            shutil.rmtree(path.parent / FOLDER, ignore_errors=True)  # of trials that were deleted to start anew
             self._append(first)
             return
         head, *rest = whole.decode("utf-8", "replace").splitlines()
