@@ -144,6 +144,15 @@ def test_everything_is_drawn():
     assert seen["refused by c"] <= (COUNT - seen["float"]) // 10
 
 
+def test_zeros_have_no_sign_in_qonnx(case_of, tmp_path):
+    """Its outputs are maps, some of them -0 in the file and 0 in the reference."""
+    [network] = draw([227])
+    case = case_of(**network, images=IMAGES)
+    assert case.program.exact
+    assert (run(case.program, case.images) == 0).any()
+    qonnx_file(case, tmp_path, clean=False)
+
+
 @pytest.mark.parametrize("first", range(0, COUNT, AT_ONCE))
 def test_random_networks(first, case_of, tmp_path):
     for number, network in enumerate(draw(range(first, first + AT_ONCE)), first):

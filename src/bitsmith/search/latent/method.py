@@ -32,6 +32,7 @@ from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError, TrainingError, suggestion
 from bitsmith.search.evaluate import require_start
 from bitsmith.search.latent.autoencoder import Autoencoder
+from bitsmith.search.latent.climb import climb
 from bitsmith.search.latent.elsewhere import answer, tidy, together
 from bitsmith.search.latent.ladder import Evaluator, promoted, synflow
 from bitsmith.search.latent.outcome import handed_on, ranked
@@ -198,7 +199,13 @@ class Latent:
         )
         trials.fill(0, lambda seen: len(seen) < total, choose, evaluate, several)
         self._tell(problem, len(trials.of(0)), total)
-        rungs = self._climb(trials, evaluator, digest)
+        rungs = climb(
+            trials,
+            evaluator,
+            digest,
+            choose=lambda done: [done[i] for i in promoted(*ranked(done, self.value, self.traded), self.eta)],
+            tell=lambda rung, n, of, note: self._tell(problem, n, of, note, rung),
+        )
         return handed_on(
             problem,
             rungs,
@@ -253,57 +260,6 @@ class Latent:
         if len(rows) < 2:
             return next(iter(rows), None)
         return rows[int(np.argmax([synflow(space.decode(row).graph) for row in rows]))]
-
-    def _climb(self, trials: Trials | SharedTrials, evaluator: Evaluator, digest: str) -> list[list[Trial]]:
-        """The trials of every rung; those of a higher one that are kept are not trained again."""
-        rungs = [trials.of(0)]
-        for rung in range(1, len(self.rungs) + 1):
-            climbing = [rungs[-1][i] for i in promoted(*ranked(rungs[-1], self.value, self.traded), self.eta)]
-            numbers = {trial.sequence: trial.number for trial in climbing}
-            self._fill_rung(trials, evaluator, digest, rung, numbers)
-            kept = {trial.sequence: trial for trial in trials.of(rung)}
-            rungs.append([kept[sequence] for sequence in numbers])
-        return rungs
-
-    def _fill_rung(
-        self,
-        trials: Trials | SharedTrials,
-        evaluator: Evaluator,
-        digest: str,
-        rung: int,
-        numbers: Mapping[tuple[int, ...], int],
-    ) -> None:
-        """Train what climbs to a rung and isn't trained there yet.
-
-        Args:
-            numbers: sequence -> number of the proposal, the best first.
-        """
-
-        def left(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
-            there = {tuple(s.sequence.tolist()) for s in seen}
-            return [sequence for sequence in numbers if sequence not in there]
-
-        def number(row: np.ndarray, _: int) -> int:
-            return numbers[tuple(row.tolist())]
-
-        def tell(n: int, note: str) -> None:
-            self._tell(evaluator.problem, n, len(numbers), note, rung)
-
-        trials.fill(
-            rung,
-            more=lambda seen: bool(left(seen)),
-            choose=lambda seen, _: next((np.array(sequence) for sequence in left(seen)), None),
-            evaluate=lambda row, n: evaluator.evaluate(row, number(row, n), rung),
-            together=together(
-                evaluator,
-                rung,
-                digest,
-                most=lambda _: len(numbers),
-                tell=tell,
-                number=number,
-                before=lambda chosen: len(numbers) - len(chosen),
-            ),
-        )
 
     def value(self, trial: Trial) -> float:
         """The score that the surrogate is told: larger is better; NaN of what failed."""
