@@ -13,6 +13,7 @@ from bitsmith.cost import fits
 from bitsmith.errors import RecipeError, TrainingError
 from bitsmith.executor import InProcess, Processes
 from bitsmith.pipeline import RunFolder
+from bitsmith.pipeline.evaluations import elsewhere
 from bitsmith.pipeline.verbs import pose
 from bitsmith.recipe import parse_recipe
 from bitsmith.report import read_record
@@ -112,7 +113,13 @@ def here(tmp_path_factory):
     return searched(tmp_path_factory.mktemp("here") / "run", BATCHES)[0]
 
 
-def test_processes_come_to_the_same_networks(here, tmp_path):
+@pytest.fixture(scope="module")
+def there():
+    with Processes(2) as executor:
+        yield executor
+
+
+def test_processes_come_to_the_same_networks(here, there, tmp_path):
     """Stopped while networks are evaluated, too; nothing that has a result is evaluated again."""
     folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
     results = set()
@@ -122,20 +129,19 @@ def test_processes_come_to_the_same_networks(here, tmp_path):
         if event.stage == "search latent" and len(results) >= 2:
             raise KeyboardInterrupt
 
-    with Processes(2) as executor:
-        job = made(tmp_path / "run", BATCHES)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.search(job, stop, executor=executor)
-        there = {file: file.stat().st_mtime_ns for file in results}
-        assert len(there) >= 2
-        again, stages = {}, []
+    job = made(tmp_path / "run", BATCHES)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(job, stop, executor=there)
+    before = {file: file.stat().st_mtime_ns for file in results}
+    assert len(before) >= 2
+    again, stages = {}, []
 
-        def watch(event):
-            stages.append((event.stage, event.step, event.steps))
-            again.update({file: file.stat().st_mtime_ns for file in there if file.exists()})
+    def watch(event):
+        stages.append((event.stage, event.step, event.steps))
+        again.update({file: file.stat().st_mtime_ns for file in before if file.exists()})
 
-        pipeline.search(job, watch, executor=executor)
-    assert again == there
+    pipeline.search(job, watch, executor=there)
+    assert again == before
     assert ("search latent", 6, 6) in stages
     assert ("search latent, 2 epochs", 2, 2) in stages
     assert trials_of(job) == trials_of(here)
@@ -145,7 +151,7 @@ def test_processes_come_to_the_same_networks(here, tmp_path):
     assert entry.curves == other.curves
 
 
-def test_what_another_search_left_is_not_taken(here, tmp_path):
+def test_what_another_search_left_is_not_taken(here, there, tmp_path):
     """A stopped search's results, once its trials are deleted to start anew, or under another request."""
     folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
 
@@ -153,8 +159,8 @@ def test_what_another_search_left_is_not_taken(here, tmp_path):
         if event.stage == "search latent" and list(folder.glob("trials/*/trial.json")):
             raise KeyboardInterrupt
 
-    with Processes(2) as executor, pytest.raises(KeyboardInterrupt):
-        pipeline.search(made(tmp_path / "run", BATCHES), stop, executor=executor)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(made(tmp_path / "run", BATCHES), stop, executor=there)
     for file in folder.glob("trials/*/trial.json"):
         wrong = json.loads(file.read_text()) | {"metric": 2.0}
         file.write_text(json.dumps(wrong))
@@ -171,8 +177,10 @@ def test_what_another_search_left_is_not_taken(here, tmp_path):
     assert json.loads((own / "trial.json").read_text())["metric"] <= 1
 
 
-def test_a_search_goes_on_here_and_there(here, tmp_path):
+def test_a_search_goes_on_here_and_there(here, there, tmp_path, full):
     """Stopped in this process, in processes, and in this one again."""
+    if not full:
+        pytest.skip("in the full tier")
     folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
 
     def stop_at(n):
@@ -185,8 +193,8 @@ def test_a_search_goes_on_here_and_there(here, tmp_path):
     job = made(tmp_path / "run", BATCHES)
     with pytest.raises(KeyboardInterrupt):
         pipeline.search(job, stop_at(2))
-    with Processes(2) as executor, pytest.raises(KeyboardInterrupt):
-        pipeline.search(job, stop_at(4), executor=executor)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(job, stop_at(4), executor=there)
     pipeline.search(job)
     assert trials_of(job) == trials_of(here)
     assert list((folder / "trials").iterdir()) == []
@@ -194,15 +202,17 @@ def test_a_search_goes_on_here_and_there(here, tmp_path):
 
 def test_a_person_is_told_of_places_that_wait(tmp_path):
     said = []
-    with Processes(2) as executor:
-        pipeline.search(made(tmp_path / "run", RECIPE["method"]), say=said.append, executor=executor)
-    assert "1 at a time behind its first 3 networks, and there are 2 places" in said[0]
+    with Processes(2) as idle:
+        for batch in (1, 2):
+            assert elsewhere(made(tmp_path / str(batch), RECIPE["method"] | {"batch": batch}), 0, idle, said.append)
+    [told] = said
+    assert "1 at a time behind its first 3 networks, and there are 2 places" in told
 
 
-def test_a_network_that_fails_in_another_process_is_data(tmp_path):
+def test_a_network_that_fails_in_another_process_is_data(there, tmp_path):
     """All trainings take longer than allowed."""
-    with Processes(2) as executor, pytest.raises(TrainingError, match="all 3 first networks failed"):
-        searched(tmp_path / "run", BATCHES | {"seconds": 1e-6}, executor)
+    with pytest.raises(TrainingError, match="all 3 first networks failed"):
+        searched(tmp_path / "run", BATCHES | {"seconds": 1e-6}, there)
     folder = tmp_path / "run" / "latent-size_1.5kB-macs_60k"
     rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()[1:]]
     assert ["it took longer than" in row["failed"] for row in rows] == [True] * 3
@@ -215,19 +225,19 @@ def test_a_fault_of_the_machine_is_none_of_the_networks(tmp_path):
     job = made(tmp_path / "run", BATCHES)
     method, space = job.method, job.space
     assert isinstance(method, Latent)
-    elsewhere = Elsewhere(
+    nowhere = Elsewhere(
         executor=InProcess(),
         call="bitsmith.pipeline.evaluations:do_evaluation",
         arguments={"run": str(tmp_path / "nowhere"), "budgets": 0},
     )
     budgets = job.recipe.budget_sets()[0]
     with pytest.raises(TrainingError, match=r"network 1 failed: .*nowhere.* The same command goes on from there"):
-        bs.search(job.task, space, method, budgets, folder=tmp_path / "search", elsewhere=elsewhere)
+        bs.search(job.task, space, method, budgets, folder=tmp_path / "search", elsewhere=nowhere)
     assert len((tmp_path / "search" / "trials.jsonl").read_text().splitlines()) == 1
     with pytest.raises(RecipeError, match="give a folder"):
-        bs.search(job.task, space, method, budgets, elsewhere=elsewhere)
+        bs.search(job.task, space, method, budgets, elsewhere=nowhere)
     with pytest.raises(RecipeError, match="a search by 'random' has none"):
-        bs.search(job.task, space, Random(), budgets, elsewhere=elsewhere)
+        bs.search(job.task, space, Random(), budgets, elsewhere=nowhere)
     stored = dataclasses.replace(method, storage=f"sqlite:///{tmp_path}/study.db")
     with pytest.raises(RecipeError, match="leave it out, or the workers"):
-        bs.search(job.task, space, stored, budgets, folder=tmp_path / "search", elsewhere=elsewhere)
+        bs.search(job.task, space, stored, budgets, folder=tmp_path / "search", elsewhere=nowhere)

@@ -70,6 +70,9 @@ def _first_layer(found: Against) -> str:
     return escape(f"{layer.layer}: {share:.2g} % of its numbers, by {100 * layer.error:.2g} % (rms); {matched}")
 
 
+_WIDE = 110  # characters of a terminal that shows all columns
+
+
 def print_speeds(speeds: Sequence[Speed]) -> None:
     for speed in speeds:
         out.print(_speed_table(speed))
@@ -79,12 +82,15 @@ def print_speeds(speeds: Sequence[Speed]) -> None:
 
 
 def _speed_table(speed: Speed) -> Table:
+    """A row per layer; a narrow terminal gets no kernels and bytes, which stand in the report."""
+    wide = out.width >= _WIDE
     table = Table(title=escape(speed.network), caption="asked and executed: bits of weights / of activations")
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer", overflow="fold", min_width=10)
     for name in ("asked", "executed"):
         table.add_column(name, no_wrap=True)
-    table.add_column("kernel", overflow="fold")
-    for name in ("time", "at 8 bits", "bytes", "at 8 bits"):
+    if wide:
+        table.add_column("kernel", overflow="fold", min_width=10)
+    for name in ("time", "at 8 bits", *(("bytes", "at 8 bits") if wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bought", no_wrap=True)
     for layer in speed.layers:
@@ -92,17 +98,16 @@ def _speed_table(speed: Speed) -> Table:
         table.add_row(
             escape(layer.name),
             f"{_bits(layer.weight_bits)}/{_bits(layer.activation_bits)}",
-            f"{layer.executed_weight_bits}/{layer.executed_activation_bits} ({layer.weight_type})",
-            layer.kernel + more,
+            f"{layer.executed_weight_bits}/{layer.executed_activation_bits} {layer.weight_type}",
+            *((layer.kernel + more,) if wide else ()),
             format_cost("latency", layer.time.asked),
             format_cost("latency", layer.time.eight),
-            f"{layer.bytes:,.0f}",
-            f"{layer.bytes_at_eight:,.0f}",
+            *((f"{layer.bytes:,.0f}", f"{layer.bytes_at_eight:,.0f}") if wide else ()),
             layer.bought,
         )
     rest = speed.rest
     times = format_cost("latency", rest.asked), format_cost("latency", rest.eight)
-    table.add_row("all else", "", "", "", *times, "", "", "")
+    table.add_row("all else", "", "", *(("",) if wide else ()), *times, *(("", "") if wide else ()), "")
     return table
 
 
