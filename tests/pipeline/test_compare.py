@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 
@@ -294,6 +296,24 @@ def test_finished_runs_are_kept_without_their_weights(done, nets, monkeypatch):
     monkeypatch.setattr(compare_module, "run_all", nobody)
     compare(comparison(), nets / "out", executor=InProcess())
     assert numbers(nets / "out") == numbers(done)
+
+
+def test_where_the_data_was_is_not_kept(done, nets):
+    """Another folder takes its place; without one it is asked for."""
+    shutil.copytree(done, nets / "there")
+    for file in (nets / "there").rglob("*.*"):
+        if file.suffix in (".yaml", ".json"):
+            file.write_text(re.sub(r"(?<=source: )digits|(?<=: \")digits(?=\")", "npy:/secret/place", file.read_text()))
+    assert "npy:/secret/place" in next((nets / "there").rglob("*/report.json")).read_text()
+    pack(nets / "there", nets / "kept.tar.xz")
+    with tarfile.open(nets / "kept.tar.xz") as kept:
+        files = [kept.extractfile(member) for member in kept]
+        assert not any(file is None or b"secret" in file.read() for file in files)
+    with pytest.raises(RunError, match="say which by --data"):
+        unpack(nets / "kept.tar.xz", nets / "here")
+    unpack(nets / "kept.tar.xz", nets / "here", "npy:own")
+    [recipe, *_] = (nets / "here").rglob("recipe.yaml")
+    assert RunFolder(path=recipe.parent).recipe().data.source == f"npy:{nets.resolve()}/own"
 
 
 def test_an_archive_that_is_none_is_named(done, nets):
