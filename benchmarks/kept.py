@@ -4,9 +4,9 @@
     python -m benchmarks.kept unpack runs/NAME --data npy:FOLDER   puts back what isn't there
 
 Then type the comparison's command again. Kept of a finished run: recipe, blueprints, curves, verification, record,
-predictions of the test images; not its weights, files and page, nor where its data was. An unfinished run begins anew, and
-so does the float network that it starts from, so end with whole seeds: on another processor a float network is not the
-same to the bit.
+predictions of the test images; not its weights, files and page, nor where its data was. An unfinished run begins anew,
+and so does the float network that it starts from, so end with whole seeds: on another processor a float network is not
+the same to the bit.
 """
 
 from __future__ import annotations
