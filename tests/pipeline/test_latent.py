@@ -204,7 +204,7 @@ def test_a_person_is_told_of_places_that_wait(tmp_path):
         for batch in (1, 2):
             assert elsewhere(made(tmp_path / str(batch), RECIPE["method"] | {"batch": batch}), 0, idle, said.append)
     [told] = said
-    assert "1 at a time behind its first 3 networks, and there are 2 places" in told
+    assert "1 networks at a time behind its first 3, and there are 2 places" in told
 
 
 def test_a_network_that_fails_in_another_process_is_data(there, tmp_path, full):

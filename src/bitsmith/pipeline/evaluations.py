@@ -34,7 +34,7 @@ def elsewhere(job: Job, budgets: int, executor: Executor | None, say: Say) -> El
         return None
     if method.evaluations and method.batch < executor.places:
         say(
-            f"latent proposes {method.batch} at a time behind its first {method.initial} networks, and there are "
+            f"latent proposes {method.batch} networks at a time behind its first {method.initial}, and there are "
             f"{executor.places} places: others wait then. A batch of {executor.places} takes all, with other proposals"
         )
     return Elsewhere(

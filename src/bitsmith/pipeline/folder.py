@@ -17,7 +17,8 @@ NAME/                      one folder per low-precision network ("entry"):
     speed.json             what each layer really runs in, where it was measured
     explain.json, explain.measured.json    what each layer gains and costs, and the measured steps behind it
     trials.jsonl           one line per network that a latent search evaluated
-    search.checkpoint, sensitivities.json, evaluation.checkpoint, train.checkpoint    while that stage runs
+    search.checkpoint, sensitivities.json, train.checkpoint    while that stage runs
+    trials/                likewise: networks that a latent search is evaluating, and the logs of those that failed
     left_out.json          in place of all, where a baseline has no network inside the budget: why
 shared/METHOD/             what the searches of a front share, where they do
 trials.jsonl               one line per trained network

@@ -17,8 +17,6 @@ autoencoder and acquisition are built isn't public; ours are (docs/latent.md).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -39,7 +37,7 @@ from bitsmith.search.latent.outcome import handed_on, ranked
 from bitsmith.search.latent.proposals import Proposer, Seen
 from bitsmith.search.latent.saved import load_autoencoder, save_autoencoder
 from bitsmith.search.latent.training import LatentPlan, train_autoencoder
-from bitsmith.search.latent.trials import Trial, Trials
+from bitsmith.search.latent.trials import Trial, Trials, settings_digest
 from bitsmith.search.problem import Found, Problem, starting_point
 from bitsmith.search.sequence_inside import some_sequence
 from bitsmith.seeding import derive
@@ -169,7 +167,7 @@ class Latent:
         proposer = Proposer(problem.space, model, tuple(problem.budgets), self.traded)
         # What others have taken over is evaluated by them from its start, so checkpoints would only be in the way.
         evaluator = self._evaluator(problem if self.storage is None else replace(problem, folder=None))
-        total, digest = self.initial + self.evaluations, self._digest(problem)
+        total, digest = self.initial + self.evaluations, settings_digest(self._settings(problem))
 
         def choose(seen: Sequence[Seen], number: int) -> np.ndarray | None:
             done = sum(s.score is not None for s in seen)
@@ -298,9 +296,6 @@ class Latent:
             "data": [data.training.fingerprint(), data.validation.fingerprint()],
             **starting_point(problem),
         }
-
-    def _digest(self, problem: Problem) -> str:
-        return hashlib.sha256(json.dumps(self._settings(problem), sort_keys=True).encode()).hexdigest()
 
     def _tell(self, problem: Problem, step: int, steps: int, note: str = "", rung: int = 0) -> None:
         stage = "search latent" + (f", {self.rungs[rung - 1]} epochs" if rung else "")

@@ -7,8 +7,6 @@ of its network, its user attributes everything else that `Trial` holds. How netw
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import time
@@ -42,7 +40,7 @@ from bitsmith.search.latent.sampler import (
     seen,
     taken,
 )
-from bitsmith.search.latent.trials import Choose, Evaluate, More, Together, Trial
+from bitsmith.search.latent.trials import Choose, Evaluate, More, Together, Trial, settings_digest
 from bitsmith.space import Sequences
 
 BEAT, GRACE = 20, 120  # seconds between two heartbeats; without one, after which a process counts as dead
@@ -78,7 +76,7 @@ class SharedTrials:
         value: Callable[[Trial], float],
     ) -> None:
         self._url, self._name, self._space, self._traded, self._value = storage, name, space, traded, value
-        self._settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self._settings = settings_digest(settings)
         self._studies: dict[int, optuna.Study] = {}
         with _quiet():
             try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -49,6 +50,11 @@ class Trial:
     epochs: int = 0
     seconds: float = 0.0
     seed: int = 0
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """What trials hang on, in one word."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 # From what was evaluated or is being evaluated: whether to go on; with the trial's number, its network or None.
