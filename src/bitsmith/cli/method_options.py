@@ -37,7 +37,7 @@ def method_section(name: str, as_published: bool, epochs: int | None, batch: int
             f"--epochs belongs to methods that train while they search, --method {', '.join(training)}; {name!r} "
             "doesn't, so leave it out (--train-epochs are those of the final training)"
         )
-    if batch is not None and not hasattr(make_method(settings), "batch"):
+    if batch is not None and not _evaluates(settings):
         raise RecipeError(f"--batch belongs to --method latent, which evaluates networks, not to {name!r}")
     if as_published:
         settings |= {"as_published": True, **PUBLISHED[name]}
@@ -67,7 +67,7 @@ def require_trials(workers: int | None, executor: str | None, method: dict[str, 
     """
     if workers is None and executor is None:
         return
-    if method["name"] != "latent":
+    if not _evaluates(method):
         raise RecipeError(
             "--workers and --executor share out networks that a search evaluates, as --method latent does; a search by "
             f"{method['name']!r} is one training. For the final trainings give them to bitsmith train"
@@ -77,3 +77,8 @@ def require_trials(workers: int | None, executor: str | None, method: dict[str, 
             "--storage shares the networks among commands that you start yourself; leave out --workers and --executor, "
             "or the storage"
         )
+
+
+def _evaluates(method: dict[str, Any]) -> bool:
+    """Whether a search by it evaluates whole networks, which can be shared out."""
+    return hasattr(make_method(method), "batch")
