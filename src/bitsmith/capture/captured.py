@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bitsmith.blueprint import NetworkGraph
 from bitsmith.capture.assemble import assemble
 from bitsmith.capture.check import check
-from bitsmith.capture.export import export
+from bitsmith.capture.export import export, forget
 from bitsmith.capture.outputs import selected
 from bitsmith.capture.read import read
 from bitsmith.errors import CaptureError
@@ -67,7 +67,10 @@ def capture(module: nn.Module, shape: tuple[int, int, int], *, output: str | Non
     shape = (shape[0], shape[1], shape[2])
     with selected(module, output) as chosen:
         exported = export(module, shape)
-        reading = read(exported, module, shape)
+        try:
+            reading = read(exported, module, shape)
+        finally:
+            forget(exported)
         assembled = assemble(reading, module)
         notes = check(module, assembled, seed=seed)
     notes = (*chosen, *reading.notes, *assembled.notes, *notes)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 
 from bitsmith.errors import CaptureError
@@ -39,6 +40,24 @@ def export(module: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
             raise
         except Exception as error:  # torch.export raises whatever the user's code and torch's tracers raise
             raise CaptureError(_explain(error, module, shape)) from error
+
+
+def forget(exported: ExportedProgram) -> None:
+    """Let go of an exported program, whose symbols torch would keep until the process ends.
+
+    Two things hold them, a quarter of a megabyte for a small network: a tensor that belongs to its own symbols through
+    C++, where the garbage collector doesn't look, and caches of all programs, some of them without a limit.
+    """
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    for node in exported.graph.nodes:
+        if isinstance(value := node.meta.get("val"), FakeTensor) and value.fake_mode.shape_env is not None:
+            value.fake_mode.shape_env.tracked_fakes = []
+    for method in vars(ShapeEnv).values():
+        while method is not None:  # caches lie below other decorators
+            if clear := getattr(method, "cache_clear", None):
+                clear()
+            method = getattr(method, "__wrapped__", None)
 
 
 @contextlib.contextmanager
