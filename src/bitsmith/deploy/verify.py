@@ -33,6 +33,7 @@ from bitsmith.deploy.kernel_check import kernel_problems
 from bitsmith.deploy.nearness import (
     FLOAT_TIE,
     OUTPUT_APART,
+    ROUNDED_TIE,
     accuracy_of,
     apart_problems,
     distance,
@@ -71,8 +72,8 @@ class Verification:
         accuracy_onnxruntime: level -> fraction of the labels.
         scores: level -> what `score` gives for onnxruntime's outputs; empty without one.
         agreement: fraction of the predictions in which simulation and reference are of the same class, or where the
-            simulation predicts one of those between which the reference ties exactly. At least 99.9 % must be, but
-            one prediction may differ however few there are.
+            simulation predicts one of those between which the reference ties exactly. At least 99.9 % must be, where
+            outputs nearer than 1 % of their range are ties too, but one prediction may differ however few there are.
         apart: fraction of the images with an output further from the reference's than 5 % of the range of its
             outputs; at most 1 % may be, but one image always.
         parted_layer: the first layer whose torch module, given the integers that the reference's layer read, computes
@@ -164,7 +165,7 @@ def verify_onnx(
     differing = int((~is_best(reference, got)).sum())
     parted = first_parting(frozen, program, images[:_TRACED])
 
-    problems = apart_problems(simulation, reference, "simulation and reference")
+    problems = apart_problems(simulation, reference, "simulation and reference", tie=ROUNDED_TIE)
     if parted is not None:
         problems.append(parted[1])
     before = None if trained is None else simulate(trained, program, images, batch)
