@@ -64,6 +64,15 @@ class TestProcesses(ElsewhereContract):
             assert all(line.startswith("threads 1 cpus [") and "," not in line for line in said)
 
 
+def test_processes_know_how_many_share_the_memory(here):
+    (here / "sharing.py").write_text(
+        "from bitsmith.train.memory import workers\n\ndef do(watch, say):\n    say(f'{workers()} workers')\n"
+    )
+    with Processes(2) as executor:
+        assert run_all(executor, [Work(title="a", folder=Path("a"), call="sharing:do")]) == []
+    assert "2 workers" in Path("a/log.txt").read_text()
+
+
 def test_processes_stop_when_the_one_that_started_them_is_killed(here):
     """kill -9 leaves nobody behind."""
     code = """

@@ -15,7 +15,7 @@ from bitsmith.errors import TrainingError
 from bitsmith.quantize import GaussianActivation, Part, build, computing, float_blueprint
 from bitsmith.quantize.parts import BatchNorm1d, BatchNorm2d
 from bitsmith.train import Event, Task, TrainPlan, calibrate, fit, foretell, load_checkpoint, memory
-from bitsmith.train.memory import Forecast
+from bitsmith.train.memory import WORKERS, Forecast
 
 CPU = torch.device("cpu")
 PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
@@ -229,6 +229,17 @@ def test_forecasts_halve():
     found = Forecast(held=100, per_image=10)
     assert [found.part(128, 2, limit) for limit in (10**4, 1380, 1379, 120, 119)] == [128, 128, 64, 2, None]
     assert found.part(5, 2, 130) == 3
+
+
+def test_workers_of_one_machine_plan_with_their_shares(monkeypatch):
+    """They begin together, when all of it is free still."""
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    monkeypatch.setattr(memory, "in_use", lambda device: 0)
+    found = Forecast(held=0, per_image=1e7)
+    assert memory.fitting_part(found, 64, 2, CPU, "a training") == 64
+    monkeypatch.setenv(WORKERS, "2")
+    assert memory.fitting_part(found, 64, 2, CPU, "a training") == 32
+    assert memory.free_in_words(CPU) == "1.00 GB are free for 2 workers"
 
 
 def test_the_least_of_machine_and_control_groups_is_free(tmp_path, monkeypatch):

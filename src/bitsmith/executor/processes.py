@@ -14,6 +14,7 @@ from typing import final
 from bitsmith.errors import RecipeError
 from bitsmith.executor.executor import Executor
 from bitsmith.executor.work import PATIENCE, Ended, Work
+from bitsmith.train import WORKERS
 
 COMMAND = (sys.executable, "-m", "bitsmith.executor.worker")
 
@@ -85,7 +86,7 @@ class Processes(Executor):
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", WORKERS: str(self.places)},
             start_new_session=True,
         )
         assert process.stdout is not None

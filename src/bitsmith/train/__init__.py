@@ -8,7 +8,7 @@ from bitsmith.train.distill import distill
 from bitsmith.train.fit import fit
 from bitsmith.train.learner import History, Learner, Piece
 from bitsmith.train.loop import Loop
-from bitsmith.train.memory import fitting_part, foretell, in_words
+from bitsmith.train.memory import WORKERS, fitting_part, foretell, in_words
 from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accuracy, f1
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
 from bitsmith.train.paired import Difference, paired
@@ -31,6 +31,7 @@ from bitsmith.train.watch import Event, Watch, silent
 
 __all__ = [
     "METRICS",
+    "WORKERS",
     "Difference",
     "Event",
     "History",

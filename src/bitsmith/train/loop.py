@@ -31,7 +31,7 @@ from bitsmith.train.checkpoint import check_same, load_checkpoint, save_checkpoi
 from bitsmith.train.compiling import wanted
 from bitsmith.train.interrupt import between_steps
 from bitsmith.train.learner import History, Learner, Piece
-from bitsmith.train.memory import available, fitting_part, foretell, in_words, peak, restart_peak
+from bitsmith.train.memory import fitting_part, foretell, free_in_words, in_words, peak, restart_peak
 from bitsmith.train.mode import choose_mode, pick_device, saved_mode
 from bitsmith.train.parallel import ALONE, agree, least, processes, sum_gradients
 from bitsmith.train.plan import TrainPlan
@@ -210,18 +210,18 @@ class Loop:
         if least(int(found is not None), self.device) == 0 or found is None:
             self._say("this machine doesn't let a process measure its memory, so none is foretold")
             return memory
-        free = available(self.device)
+        free = free_in_words(self.device)
         part = least(fitting_part(found, batch, self._least, self.device, self._stage, together), self.device)
         size = found.of(-(-part // together.count))
         if part < batch:
             whole = found.of(-(-batch // together.count))
             self._say(
-                f"a batch of {batch} would take about {in_words(whole)} of memory, and {in_words(free)} are "
-                f"free: it passes in parts of {part} ({in_words(size)}). The gradients are those of the "
+                f"a batch of {batch} would take about {in_words(whole)} of memory, and {free}: "
+                f"it passes in parts of {part} ({in_words(size)}). The gradients are those of the "
                 "batch, except that BatchNorm normalizes each part by its own statistics"
             )
         else:
-            self._say(f"about {in_words(size)} of memory at the peak; {in_words(free)} are free")
+            self._say(f"about {in_words(size)} of memory at the peak; {free}")
         self._part = part if part < batch else None
         return memory | {"part": part, "predicted": size}
 

@@ -14,6 +14,7 @@ outside. Whole processes are compared, so that what the data and the libraries h
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from bitsmith.train.parallel import ALONE, Processes
 _ENOUGH = 128e6  # bytes that images take: from 32 MB on lines were up to 71 % too steep (measured)
 _LEAP = 32  # times as many images as the try before at most
 USABLE = 0.8  # of what is free: slopes were up to 10 % off, and others take some too (measured)
+WORKERS = "BITSMITH_WORKERS"  # in the environment: how many processes do trials on this machine at a time
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -113,12 +115,12 @@ def fitting_part(
     Raises:
         TrainingError: not even the least.
     """
-    share = 1 if device.type == "cuda" else among.here
+    share = workers() * (1 if device.type == "cuda" else among.here)
     part = found.part(batch, least, limit(device, share), among.count)
     if part is None:
         raise TrainingError(
             f"{what}: even {least} images at once take about {in_words(found.of(least))} of memory, where "
-            f"{in_words(in_use(device))} are in use and {in_words(available(device))} free; free some, or take a "
+            f"{in_words(in_use(device))} are in use and {free_in_words(device)}; free some, or take a "
             "smaller input or a narrower network"
         )
     return part
@@ -127,6 +129,20 @@ def fitting_part(
 def limit(device: torch.device, share: int = 1) -> float:
     """Bytes that this process may take in all: what it has, and USABLE of what is free or of its share in that."""
     return in_use(device) + USABLE * available(device) / share
+
+
+def free_in_words(device: torch.device) -> str:
+    """ "19.4 GB are free", or "19.4 GB are free for 4 workers"."""
+    beside = workers()
+    return f"{in_words(available(device))} are free" + (f" for {beside} workers" if beside > 1 else "")
+
+
+def workers() -> int:
+    """How many processes do trials on this machine at a time, this one among them, as their executor said.
+
+    They begin together, before any of them has taken what it will, so each plans with its share alone.
+    """
+    return int(os.environ.get(WORKERS, "1"))
 
 
 def in_use(device: torch.device) -> int:
