@@ -151,6 +151,8 @@ def test_processes_come_to_the_same_networks(here, there, tmp_path):
     [(entry, best)], [(other, same)] = job.run.entries(), here.run.entries()
     assert best == same
     assert entry.curves == other.curves
+    learned = [path / folder.name / "inherited.safetensors" for path in (job.run.path, here.run.path)]
+    assert learned[0].read_bytes() == learned[1].read_bytes()
 
 
 def test_what_another_search_left_is_not_taken(here, tmp_path):

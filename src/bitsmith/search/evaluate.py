@@ -14,7 +14,7 @@ from bitsmith.quantize import build
 from bitsmith.search.problem import Problem
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, Sequences, Space
-from bitsmith.train import TrainPlan, calibrate, evaluate, fit, reestimate_norms
+from bitsmith.train import TrainPlan, calibrate, evaluate, fit, reestimate_norms, save_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ def evaluate_blueprint(
     *,
     stage: str = "evaluate",
     checkpoint: Path | None = None,
+    weights: Path | None = None,
 ) -> Score:
     """Build a blueprint's network, start it from the problem's float weights if it has any, train it shortly, score it.
 
@@ -51,6 +52,7 @@ def evaluate_blueprint(
         plan: of the training; None scores the rounded float weights (post-training), steps calibrated and BatchNorm
             re-estimated on training data.
         checkpoint: file that the training continues from and writes.
+        weights: file that gets what the network has learned.
 
     Raises:
         RecipeError: no plan, and no float weights to round; float weights for networks of a mobile space.
@@ -81,6 +83,8 @@ def evaluate_blueprint(
         )
         started -= history.seconds - (time.monotonic() - learning)  # what processes before this one took
     metric, loss = evaluate(network.eval(), task.data.validation, task)
+    if weights is not None:
+        save_state(network.state_dict(), weights)
     return Score(metric=metric, loss=loss, epochs=plan.epochs if plan else 0, seconds=time.monotonic() - started)
 
 

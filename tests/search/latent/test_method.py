@@ -6,16 +6,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from bitsmith.blueprint import Budget
 from bitsmith.cost import fits
 from bitsmith.errors import BudgetError, RecipeError, RunError, TrainingError
+from bitsmith.quantize import build
 from bitsmith.recipe import make_method
 from bitsmith.search import Latent, Method, Score
 from bitsmith.search.latent import ladder
 from bitsmith.search.latent import method as method_module
 from bitsmith.testing.methods import example_problem
-from bitsmith.train import TrainPlan
+from bitsmith.train import TrainPlan, evaluate
 
 
 def latent(kept_model, **changes) -> Latent:
@@ -85,6 +87,28 @@ def test_goes_on_to_the_same_proposals(kept_model, problem, scored, every, tmp_p
     assert more.details["evaluations"] == 9
     with pytest.raises(RunError, match="trials of another search"):
         method.search(problem(budgets=budgets(every, 0.4), folder=tmp_path))
+
+
+def test_hands_on_what_the_best_network_has_learned(kept_model, problem, every, tmp_path):
+    """The weights of the highest rung, to the score; those of others are deleted, and it goes on with them."""
+    method = latent(kept_model, initial=3, evaluations=0, rungs=(3,), eta=2)
+    posed = problem(budgets=budgets(every), folder=tmp_path)
+    found = method.search(posed)
+    assert found.state is not None
+    network = build(found.best)
+    network.load_state_dict(found.state)
+    metric, loss = evaluate(network.eval(), posed.task.data.validation, posed.task)
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()[1:]]
+    (line,) = (line for line in lines if line["rung"] == 1 and line["network"] == posed.space.key(found.best))
+    assert (metric, loss) == pytest.approx((line["metric"], line["loss"]))
+    (file,) = (tmp_path / "learned").glob("*")
+    assert file.name == f"1-{line['number']}.safetensors"
+    again = method.search(posed)
+    assert again.best == found.best
+    assert again.state is not None
+    assert all(torch.equal(again.state[name], value) for name, value in found.state.items())
+    assert dataclasses.replace(method, evaluations=1).search(posed).state is not None
+    assert method.search(problem(budgets=budgets(every))).state is None
 
 
 def test_failures_are_told_and_not_repeated(kept_model, problem, scored, every, monkeypatch):

@@ -17,8 +17,8 @@ import numpy as np
 from bitsmith.errors import TrainingError
 from bitsmith.executor import LOG, Failed, Work, run_all
 from bitsmith.files import read_json, write_json
-from bitsmith.search.latent.ladder import ATTEMPTS, CHECKPOINT, Evaluator
-from bitsmith.search.latent.trials import FOLDER, Together, Trial
+from bitsmith.search.latent.ladder import ATTEMPTS, CHECKPOINT, WEIGHTS, Evaluator
+from bitsmith.search.latent.trials import FOLDER, LEARNED, Together, Trial
 
 _REQUEST, _RESULT = "request.json", "trial.json"
 
@@ -84,6 +84,9 @@ def together(
             if trial.failed:
                 see = f"; see {log}" if log.exists() else ""
                 tell(done + len(works), f"network {trial.number + 1} failed: {trial.failed}{see}")
+            if (work.folder / WEIGHTS).exists():
+                learned(folder, trial).parent.mkdir(exist_ok=True)
+                (work.folder / WEIGHTS).replace(learned(folder, trial))
             yield trial
             _tidy(work.folder, trial)
 
@@ -97,7 +100,7 @@ def answer(evaluator: Evaluator, request: Mapping[str, Any], folder: Path) -> No
     """
     asked, result = folder / _REQUEST, folder / _RESULT
     if not asked.exists() or read_json(asked, "the request of an evaluation") != request:
-        for name in (_RESULT, CHECKPOINT, ATTEMPTS):
+        for name in (_RESULT, CHECKPOINT, ATTEMPTS, WEIGHTS):
             (folder / name).unlink(missing_ok=True)
         write_json(asked, request)
     if result.exists():
@@ -105,6 +108,11 @@ def answer(evaluator: Evaluator, request: Mapping[str, Any], folder: Path) -> No
     own = replace(evaluator, problem=replace(evaluator.problem, folder=folder))
     write_json(result, asdict(own.evaluate(np.array(request["sequence"]), request["number"], request["rung"])))
     (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def learned(folder: Path, trial: Trial) -> Path:
+    """The file in a search's folder that keeps the weights of a network of the highest rung."""
+    return folder / LEARNED / f"{trial.rung}-{trial.number}.safetensors"
 
 
 def tidy(folder: Path, trials: Sequence[Trial]) -> None:

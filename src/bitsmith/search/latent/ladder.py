@@ -28,7 +28,8 @@ from bitsmith.search.problem import Problem
 from bitsmith.seeding import derive
 from bitsmith.train import Event, TrainPlan
 
-CHECKPOINT, ATTEMPTS = "evaluation.checkpoint", "evaluating.json"  # of an evaluation's folder
+# Of an evaluation's folder; weights are those of the highest rung alone, which the final training starts from.
+CHECKPOINT, ATTEMPTS, WEIGHTS = "evaluation.checkpoint", "evaluating.json", "learned.safetensors"
 _DEATHS = 3  # of the process at one place of one evaluation, before it counts as its fault
 # What a training that can't go on raises; other errors are faults of a program, and stop the search.
 _FAILURES = (TrainingError, RuntimeError, MemoryError, ArithmeticError)
@@ -40,8 +41,8 @@ class Evaluator:
     """Trains and scores networks of a problem's space, and turns what fails into trials.
 
     Args:
-        problem: of the search; `folder` gets the checkpoint of the network that is evaluated, for whoever keeps the
-            trial to delete.
+        problem: of the search; `folder` gets the checkpoint of the network that is evaluated, and its weights on the
+            highest rung, for whoever keeps the trial to delete.
         plan: of the first rung.
         rungs: epochs of the others.
         limit: seconds after which a training is given up, or None; counted anew where a stopped search goes on.
@@ -81,7 +82,10 @@ class Evaluator:
             if attempt is not None:
                 attempt.begin()
             stage = "latent networks" + (f", {plan.epochs} epochs" if rung else "")  # one bar, from anew for each
-            score = evaluate_blueprint(guard.problem, blueprint, plan, stage=stage, checkpoint=checkpoint)
+            weights = folder / WEIGHTS if folder and rung == len(self.rungs) else None
+            score = evaluate_blueprint(
+                guard.problem, blueprint, plan, stage=stage, checkpoint=checkpoint, weights=weights
+            )
         except _FAILURES as error:
             if error is guard.from_outside:
                 raise

@@ -144,6 +144,8 @@ class Latent:
     def search(self, problem: Problem) -> Found:
         """Evaluate networks, each with a line in trials.jsonl; then the ladder.
 
+        The state is what the best network has learned on the highest rung: of a search in a folder without a storage.
+
         Details: "evaluations", "failed" (why, by number of the proposal), "ladder" (networks and epochs of each rung),
         "front" (networks of the highest rung that nothing beats in score and the costs traded; of one objective none).
 
@@ -205,7 +207,7 @@ class Latent:
             tell=lambda rung, n, of, note: self._tell(problem, n, of, note, rung),
         )
         return handed_on(
-            problem,
+            evaluator.problem,
             rungs,
             (self.plan.epochs, *self.rungs),
             value=self.value,

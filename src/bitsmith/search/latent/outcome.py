@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from bitsmith.errors import TrainingError
+from bitsmith.search.latent.elsewhere import learned
 from bitsmith.search.latent.ladder import front_depths
 from bitsmith.search.latent.trials import Trial
 from bitsmith.search.problem import Found, Problem
+from bitsmith.train import load_state
 
 
 def ranked(
@@ -30,7 +33,9 @@ def handed_on(
     traded: Sequence[str],
     seconds: float,
 ) -> Found:
-    """The best network of the highest rung, the front there, and the curves of the first rung.
+    """The best network of the highest rung with its weights, the front there, and the curves of the first rung.
+
+    Weights are there where they were learned for this search in a folder; those of other networks are deleted.
 
     Args:
         rungs: trials of each rung.
@@ -52,6 +57,7 @@ def handed_on(
     return Found(
         best=problem.space.decode(np.array(best.sequence)),
         method="latent",
+        state=_learned(problem, best),
         epochs=sum(trial.epochs for rung in rungs for trial in rung),
         seconds=seconds,
         curves={
@@ -70,3 +76,13 @@ def handed_on(
             ],
         },
     )
+
+
+def _learned(problem: Problem, best: Trial) -> dict[str, Tensor] | None:
+    if problem.folder is None:
+        return None
+    file = learned(problem.folder, best)
+    for other in file.parent.glob("*"):
+        if other != file:
+            other.unlink()
+    return load_state(file) if file.exists() else None

@@ -19,7 +19,8 @@ import numpy as np
 from bitsmith.errors import RunError
 from bitsmith.search.latent.proposals import Seen
 
-FOLDER = "trials"  # of a search's folder: what is being evaluated
+# Of a search's folder: what is being evaluated, and the weights of what was on the highest rung.
+FOLDER, LEARNED = "trials", "learned"
 
 
 @final
@@ -103,7 +104,8 @@ class Trials:
             with path.open("r+b") as file:
                 file.truncate(len(whole))
         if not whole:
-            shutil.rmtree(path.parent / FOLDER, ignore_errors=True)  # of trials that were deleted to start anew
+            for name in (FOLDER, LEARNED):  # of trials that were deleted to start anew
+                shutil.rmtree(path.parent / name, ignore_errors=True)
             self._append(first)
             return
         head, *rest = whole.decode("utf-8", "replace").splitlines()
