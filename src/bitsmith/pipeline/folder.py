@@ -19,6 +19,7 @@ NAME/                      one folder per low-precision network ("entry"):
     trials.jsonl           one line per network that a latent search evaluated
     search.checkpoint, sensitivities.json, train.checkpoint    while that stage runs
     trials/                likewise: networks that a latent search is evaluating, and the logs of those that failed
+    learned/               weights of the best network that it trained, as long as its highest rung
     left_out.json          in place of all, where a baseline has no network inside the budget: why
 shared/METHOD/             what the searches of a front share, where they do
 trials.jsonl               one line per trained network
