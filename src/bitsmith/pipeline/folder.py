@@ -161,7 +161,7 @@ class RunFolder:
         """
         values = read_json(folder / "entry.json", "run the search first")
         try:
-            entry = Entry(**{**values, "budgets": tuple(values["budgets"])})
+            entry = Entry(**values | {"budgets": tuple(values["budgets"]), "memory": _memory(values.get("memory", {}))})
             for text in entry.budgets:
                 Budget.parse(text)
         except (TypeError, KeyError, ValueError) as error:
@@ -202,7 +202,7 @@ class RunFolder:
         values = read_json(file, "train first")
         with values_of(file, "delete it and run the stage again"):
             curves = {str(name): list(curve) for name, curve in values["curves"].items()}
-            memory = {str(name): int(value) for name, value in values.get("memory", {}).items()}
+            memory = _memory(values.get("memory", {}))
             return History(seconds=float(values["seconds"]), curves=curves, memory=memory)
 
     def add_trial(self, values: Mapping[str, Any]) -> None:
@@ -256,6 +256,12 @@ def begun(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
                 for name in (*_CAPTURED, run.recipe_file.name):
                     (path / name).unlink(missing_ok=True)
             raise
+
+
+def _memory(values: Mapping[str, Any]) -> dict[str, int]:
+    """What `History.memory` may be: nothing, or the batch and its parts at least."""
+    found = {str(name): int(value) for name, value in values.items()}
+    return found | ({name: found[name] for name in ("batch", "part")} if found else {})
 
 
 def _compared(recipe: Recipe) -> str:
