@@ -112,3 +112,7 @@ def compared(folder: Path, space: str, method: str) -> list[dict[str, Any]]:
     if not rows:
         raise RunError(f"no run of {method} in {space} is finished in {folder}")
     return rows
+
+
+if __name__ == "__main__":
+    main()

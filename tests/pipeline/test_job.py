@@ -178,17 +178,18 @@ def test_truncated_files_are_named(done, tmp_path, file, words):
     assert damaged.name in str(caught.value) or "blueprint" in str(caught.value)
 
 
-@pytest.mark.parametrize("file", ["entry.json", "training.json"])
-def test_memory_without_a_batch_is_named(done, tmp_path, file):
-    """One flipped bit in a name is enough."""
+@pytest.mark.parametrize(
+    ("file", "name"), [("entry.json", "batch"), ("training.json", "batch"), ("training.json", "loss")]
+)
+def test_a_name_with_a_flipped_bit_is_missed(done, tmp_path, file, name):
     job, _ = done
     copy = tmp_path / "copy"
     shutil.copytree(job.run.path, copy)
     damaged = copy / "composite-size_9kB" / file
     text = damaged.read_text()
-    assert '"batch"' in text
-    damaged.write_text(text.replace('"batch"', '"bat#h"'))
-    with pytest.raises(RunError, match=rf"{file}.*batch"):
+    assert f'"{name}"' in text
+    damaged.write_text(text.replace(f'"{name}"', '"#"'))
+    with pytest.raises(RunError, match=rf"composite-size_9kB.* is damaged \(.*{name}"):
         pipeline.report(pipeline.prepare(RunFolder(path=copy)))
 
 

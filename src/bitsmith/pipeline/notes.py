@@ -63,9 +63,11 @@ def _gains(job: Job, entries: Entries) -> list[str]:
         folder = job.run.folder(entry)
         before, after = job.run.post_training(folder), job.run.history(folder)
         if before and after:
+            with values_of(folder, "delete how it was trained and run the stage again"):
+                rounded, trained = (100 * float(history.curves[metric][-1]) for history in (before, after))
             notes.append(
-                f"{entry.title}: validation {job.task.metric_name} {100 * before.curves[metric][-1]:.2f} % "
-                f"{NOT_TRAINED}, {100 * after.curves[metric][-1]:.2f} % after training"
+                f"{entry.title}: validation {job.task.metric_name} {rounded:.2f} % {NOT_TRAINED}, {trained:.2f} % "
+                "after training"
             )
         elif before:
             waiting.append(entry.title)

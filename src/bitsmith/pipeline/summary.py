@@ -147,7 +147,7 @@ def _float_row(job: Job) -> Row:
         budget="",
         bits="float32",
         costs=price(blueprint.graph, blueprint.bits, costs),
-        epochs=len(history.curves["loss"]) if history else 0,
+        epochs=max(map(len, history.curves.values()), default=0) if history else 0,
         seconds=history.seconds if history else 0,
         seed=job.recipe.seed,
         metric=job.task.metric_name,
@@ -254,9 +254,11 @@ def _curves(job: Job, entries: list[tuple[Entry, Blueprint]]) -> list[Curve]:
             curves.append(Curve(name=f"refinement {entry.title}", x_label="network", x=x, series={"loss": scored}))
     metric = f"validation_{job.task.metric_name}"
     folders = {entry.title: job.run.folder(entry) for entry, _ in entries} | {"float": job.float_folder}
-    histories = {title: history for title, folder in folders.items() if (history := job.run.history(folder))}
-    scores = {title: _by_epoch(history.curves[metric]) for title, history in histories.items()}
-    losses = {title: _by_epoch(history.curves["loss"]) for title, history in histories.items()}
+    scores, losses = {}, {}
+    for title, folder in folders.items():
+        if history := job.run.history(folder):
+            with values_of(folder, "delete how it was trained and run the stage again"):
+                scores[title], losses[title] = _by_epoch(history.curves[metric]), _by_epoch(history.curves["loss"])
     joined = [
         _joined("search: loss", "step", searches),
         _joined(f"training: validation {job.task.metric_name}", "epoch", scores),
