@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
 import bitsmith as bs
 from benchmarks.result import write_result
 from bitsmith import pipeline
@@ -46,7 +48,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     pairs = [(row["found_test"], mean(row["drawn_test"])) for row in rows]
     path = write_result(
-        f"{NAME}_{arguments.folder.name.replace('-', '_')}",
+        f"{NAME}_{arguments.folder.name.replace('-', '_')}_{arguments.space}",
         ratios={
             "points_vs_drawn": round(100 * mean(found - drawn for found, drawn in pairs), 3),
             "better_than_drawn": sum(found > drawn for found, drawn in pairs),
@@ -67,19 +69,22 @@ def compared(folder: Path, space: str, method: str) -> list[dict[str, Any]]:
         RunError: no run of the method, or none of drawn networks with the same seed, is there and finished.
     """
     runs = {
-        own: [path for path in sorted((folder / "runs" / space).glob(f"{own}*/seed*")) if is_finished(path)]
-        for own in (method, "random")
+        own: [path for path in sorted((folder / "runs" / space).glob(f"{own}/seed*")) if is_finished(path)]
+        for own in (method, "random*")
     }
     drawn: dict[tuple[int, str], list[float]] = defaultdict(list)
     epochs = set[int]()
-    for run in (RunFolder(path=path) for path in runs["random"]):
+    for run in (RunFolder(path=path) for path in runs["random*"]):
         for entry, _ in run.entries():
+            if run.recipe().start != "scratch":
+                raise RunError(f"{run.path} started from float weights, and this trains from scratch")
             drawn[run.recipe().seed, entry.budget].append(
                 read_json(run.folder(entry) / "verification.json", "what was verified")["test"]
             )
             epochs.add(run.recipe().train.epochs)
     if len(epochs) > 1:
         raise RunError(f"the drawn networks in {folder} were trained for different epochs: {sorted(epochs)}")
+    torch.set_num_threads(1)  # as the workers of a comparison
     rows = []
     for path in runs[method]:
         job = pipeline.prepare(RunFolder(path=path))
@@ -93,7 +98,7 @@ def compared(folder: Path, space: str, method: str) -> list[dict[str, Any]]:
                 blueprint,
                 plan,
                 seed=derive(job.recipe.seed, "final"),
-                checkpoint=folder / NAME / f"{entry.slug}-{job.recipe.seed}.checkpoint",
+                checkpoint=folder / NAME / space / f"{entry.slug}-{job.recipe.seed}.checkpoint",
                 history=history,
             )
             logits, labels = infer(network, job.task.data.test)

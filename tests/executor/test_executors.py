@@ -14,7 +14,7 @@ from trials import ElsewhereContract, ExecutorContract, begun, here, notes, told
 
 from bitsmith.errors import RecipeError
 from bitsmith.executor import InProcess, Processes, Work, run_all
-from bitsmith.train import Event
+from bitsmith.train import Event, memory
 
 __all__ = ["here"]
 
@@ -64,13 +64,17 @@ class TestProcesses(ElsewhereContract):
             assert all(line.startswith("threads 1 cpus [") and "," not in line for line in said)
 
 
-def test_processes_know_how_many_share_the_memory(here):
+def test_processes_know_their_part_of_the_memory(here, monkeypatch):
+    """Of what was free when the first began, however much the others have taken since."""
     (here / "sharing.py").write_text(
-        "from bitsmith.train.memory import workers\n\ndef do(watch, say):\n    say(f'{workers()} workers')\n"
+        "import torch\nfrom bitsmith.train import memory\n\n"
+        "def do(watch, say):\n    say(f'may take {memory.limit(torch.device(\"cpu\")):.0f} bytes')\n"
     )
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
     with Processes(2) as executor:
-        assert run_all(executor, [Work(title="a", folder=Path("a"), call="sharing:do")]) == []
-    assert "2 workers" in Path("a/log.txt").read_text()
+        works = [Work(title=name, folder=Path(name), call="sharing:do") for name in "ab"]
+        assert run_all(executor, works) == []
+    assert ["may take 400000000 bytes" in Path(name, "log.txt").read_text() for name in "ab"] == [True, True]
 
 
 def test_processes_stop_when_the_one_that_started_them_is_killed(here):

@@ -15,7 +15,7 @@ from bitsmith.errors import TrainingError
 from bitsmith.quantize import GaussianActivation, Part, build, computing, float_blueprint
 from bitsmith.quantize.parts import BatchNorm1d, BatchNorm2d
 from bitsmith.train import Event, Task, TrainPlan, calibrate, fit, foretell, load_checkpoint, memory
-from bitsmith.train.memory import WORKERS, Forecast
+from bitsmith.train.memory import WORKER_MEMORY, Forecast
 
 CPU = torch.device("cpu")
 PLAN = TrainPlan(epochs=2, batch_size=64, lr=0.05, device="cpu", compile="none")
@@ -231,15 +231,22 @@ def test_forecasts_halve():
     assert found.part(5, 2, 130) == 3
 
 
-def test_workers_of_one_machine_plan_with_their_shares(monkeypatch):
-    """They begin together, when all of it is free still."""
-    monkeypatch.setattr(memory, "available", lambda device: 10**9)
-    monkeypatch.setattr(memory, "in_use", lambda device: 0)
-    found = Forecast(held=0, per_image=1e7)
-    assert memory.fitting_part(found, 64, 2, CPU, "a training") == 64
-    monkeypatch.setenv(WORKERS, "2")
-    assert memory.fitting_part(found, 64, 2, CPU, "a training") == 32
-    assert memory.free_in_words(CPU) == "1.00 GB are free for 2 workers"
+def test_workers_plan_with_their_part_of_the_memory(monkeypatch):
+    """Whatever is free when one of them begins."""
+    monkeypatch.setattr(memory, "in_use", lambda device: 10**8)
+    found = Forecast(held=1e8, per_image=1e7)
+
+    def part(free: float) -> int:
+        monkeypatch.setattr(memory, "available", lambda device: free)
+        return memory.fitting_part(found, 64, 2, CPU, "a training")
+
+    assert part(1e9) == 64
+    monkeypatch.setenv(WORKER_MEMORY, str(memory.worker_memory(2)))
+    assert [part(free) for free in (1e9, 6e8, 3e8)] == [16, 16, 16]
+    assert part(5e7) == 4
+    assert memory.free_in_words(CPU) == "50 MB are free, 400 MB in all for this worker"
+    with pytest.raises(TrainingError, match="take fewer workers, a smaller input"):
+        part(1e7)
 
 
 def test_the_least_of_machine_and_control_groups_is_free(tmp_path, monkeypatch):

@@ -46,7 +46,8 @@ def forget(exported: ExportedProgram) -> None:
     """Let go of an exported program, whose symbols torch would keep until the process ends.
 
     Two things hold them, a quarter of a megabyte for a small network: a tensor that belongs to its own symbols through
-    C++, where the garbage collector doesn't look, and caches of all programs, some of them without a limit.
+    C++, where the garbage collector doesn't look, and caches of all programs, some of them without a limit. An export
+    that failed has no program, and leaves its symbols.
     """
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 

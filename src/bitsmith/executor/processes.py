@@ -14,7 +14,7 @@ from typing import final
 from bitsmith.errors import RecipeError
 from bitsmith.executor.executor import Executor
 from bitsmith.executor.work import PATIENCE, Ended, Work
-from bitsmith.train import WORKERS
+from bitsmith.train import WORKER_MEMORY, worker_memory
 
 COMMAND = (sys.executable, "-m", "bitsmith.executor.worker")
 
@@ -33,6 +33,7 @@ class Processes(Executor):
         if workers < 1:
             raise RecipeError(f"--workers must be at least 1, got {workers}")
         self._processors = _processors(workers)
+        self._memory = {WORKER_MEMORY: str(worker_memory(workers))} if workers > 1 else {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._at_work: set[int] = set()
         self._answers = selectors.DefaultSelector()
@@ -86,7 +87,7 @@ class Processes(Executor):
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", WORKERS: str(self.places)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **self._memory},
             start_new_session=True,
         )
         assert process.stdout is not None

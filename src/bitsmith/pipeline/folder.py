@@ -19,7 +19,7 @@ NAME/                      one folder per low-precision network ("entry"):
     trials.jsonl           one line per network that a latent search evaluated
     search.checkpoint, sensitivities.json, train.checkpoint    while that stage runs
     trials/                likewise: networks that a latent search is evaluating, and the logs of those that failed
-    learned/               weights of the best network that it trained, as long as its highest rung
+    learned/               weights of the networks that a latent search trained on its highest rung
     left_out.json          in place of all, where a baseline has no network inside the budget: why
 shared/METHOD/             what the searches of a front share, where they do
 trials.jsonl               one line per trained network
@@ -159,13 +159,15 @@ class RunFolder:
         Raises:
             RunError: a file is missing or damaged.
         """
-        values = read_json(folder / "entry.json", "run the search first")
-        try:
+        file = folder / "entry.json"
+        values = read_json(file, "run the search first")
+        with values_of(file, "delete it and search again"):
             entry = Entry(**values | {"budgets": tuple(values["budgets"]), "memory": _memory(values.get("memory", {}))})
-            for text in entry.budgets:
+        for text in entry.budgets:
+            try:
                 Budget.parse(text)
-        except (TypeError, KeyError, ValueError) as error:
-            raise RunError(f"{folder / 'entry.json'} is damaged ({error}); delete it and search again") from error
+            except ValueError as error:
+                raise RunError(f"{file} is damaged ({error}); delete it and search again") from error
         return entry, read_blueprint(folder / "blueprint.json", "search again")
 
     def entries(self) -> list[tuple[Entry, Blueprint]]:

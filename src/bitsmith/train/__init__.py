@@ -8,7 +8,7 @@ from bitsmith.train.distill import distill
 from bitsmith.train.fit import fit
 from bitsmith.train.learner import History, Learner, Piece
 from bitsmith.train.loop import Loop
-from bitsmith.train.memory import WORKERS, fitting_part, foretell, in_words
+from bitsmith.train.memory import WORKER_MEMORY, fitting_part, foretell, in_words, worker_memory
 from bitsmith.train.metrics import METRICS, Metric, accuracy, auc, balanced_accuracy, f1
 from bitsmith.train.mode import Mode, autocast, on_threads, pick_device
 from bitsmith.train.paired import Difference, paired
@@ -31,7 +31,7 @@ from bitsmith.train.watch import Event, Watch, silent
 
 __all__ = [
     "METRICS",
-    "WORKERS",
+    "WORKER_MEMORY",
     "Difference",
     "Event",
     "History",
@@ -85,6 +85,7 @@ __all__ = [
     "save_state",
     "silent",
     "take_average",
+    "worker_memory",
     "write_json",
     "write_text",
 ]

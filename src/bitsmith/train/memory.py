@@ -27,7 +27,7 @@ from bitsmith.train.parallel import ALONE, Processes
 _ENOUGH = 128e6  # bytes that images take: from 32 MB on lines were up to 71 % too steep (measured)
 _LEAP = 32  # times as many images as the try before at most
 USABLE = 0.8  # of what is free: slopes were up to 10 % off, and others take some too (measured)
-WORKERS = "BITSMITH_WORKERS"  # in the environment: how many processes do trials on this machine at a time
+WORKER_MEMORY = "BITSMITH_WORKER_MEMORY"  # in a worker's environment: the bytes that it may take in all
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -88,7 +88,7 @@ def foretell(step: Callable[[int], object], *, least: int, most: int, device: to
         if size == most or (len(tried) > 2 and grown >= _ENOUGH):  # the first also makes what is made once
             break
         leap = int(min(_LEAP, max(2, _ENOUGH / grown * 2)))
-        room = USABLE * available(device)
+        room = limit(device) - in_use(device)
         if grown * leap > room:  # from below: a part of what grew is held whatever the images
             leap = 2
         if grown * leap > room:
@@ -115,34 +115,41 @@ def fitting_part(
     Raises:
         TrainingError: not even the least.
     """
-    share = workers() * (1 if device.type == "cuda" else among.here)
+    share = 1 if device.type == "cuda" else among.here
     part = found.part(batch, least, limit(device, share), among.count)
     if part is None:
         raise TrainingError(
             f"{what}: even {least} images at once take about {in_words(found.of(least))} of memory, where "
-            f"{in_words(in_use(device))} are in use and {free_in_words(device)}; free some, or take a "
-            "smaller input or a narrower network"
+            f"{in_words(in_use(device))} are in use and {free_in_words(device)}; free some, or take "
+            + ("fewer workers, " if _worker_memory(device) else "")
+            + "a smaller input or a narrower network"
         )
     return part
 
 
 def limit(device: torch.device, share: int = 1) -> float:
-    """Bytes that this process may take in all: what it has, and USABLE of what is free or of its share in that."""
-    return in_use(device) + USABLE * available(device) / share
+    """Bytes that this process may take in all: what it has, and USABLE of what is free or of its share in that.
+
+    A worker may take no more than its part of what was free when its executor began: of those that begin together none
+    sees what the others will take.
+    """
+    free = in_use(device) + USABLE * available(device) / share
+    return min(free, _worker_memory(device) or free)
+
+
+def worker_memory(workers: int) -> int:
+    """Bytes for each of so many processes of this machine, by what is free now."""
+    return round(USABLE * available(torch.device("cpu")) / workers)
+
+
+def _worker_memory(device: torch.device) -> int:
+    return 0 if device.type == "cuda" else int(os.environ.get(WORKER_MEMORY, "0"))
 
 
 def free_in_words(device: torch.device) -> str:
-    """ "19.4 GB are free", or "19.4 GB are free for 4 workers"."""
-    beside = workers()
-    return f"{in_words(available(device))} are free" + (f" for {beside} workers" if beside > 1 else "")
-
-
-def workers() -> int:
-    """How many processes do trials on this machine at a time, this one among them, as their executor said.
-
-    They begin together, before any of them has taken what it will, so each plans with its share alone.
-    """
-    return int(os.environ.get(WORKERS, "1"))
+    """ "19.4 GB are free", or "19.4 GB are free, 7.8 GB in all for this worker"."""
+    own = _worker_memory(device)
+    return f"{in_words(available(device))} are free" + (f", {in_words(own)} in all for this worker" if own else "")
 
 
 def in_use(device: torch.device) -> int:

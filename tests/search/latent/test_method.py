@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_goes_on_to_the_same_proposals(kept_model, problem, scored, every, tmp_p
 
 
 def test_hands_on_what_the_best_network_has_learned(kept_model, problem, every, tmp_path):
-    """The weights of the highest rung, to the score; those of others are deleted, and it goes on with them."""
+    """The weights of the highest rung, to the score; it goes on with them, and says so where they are lost."""
     method = latent(kept_model, initial=3, evaluations=0, rungs=(3,), eta=2)
     posed = problem(budgets=budgets(every), folder=tmp_path)
     found = method.search(posed)
@@ -101,13 +102,18 @@ def test_hands_on_what_the_best_network_has_learned(kept_model, problem, every, 
     lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()[1:]]
     (line,) = (line for line in lines if line["rung"] == 1 and line["network"] == posed.space.key(found.best))
     assert (metric, loss) == pytest.approx((line["metric"], line["loss"]))
-    (file,) = (tmp_path / "learned").glob("*")
-    assert file.name == f"1-{line['number']}.safetensors"
+    assert (tmp_path / "learned" / f"1-{line['number']}.safetensors").exists()
+    assert len(list((tmp_path / "learned").iterdir())) == 2
     again = method.search(posed)
     assert again.best == found.best
     assert again.state is not None
     assert all(torch.equal(again.state[name], value) for name, value in found.state.items())
     assert dataclasses.replace(method, evaluations=1).search(posed).state is not None
+    shutil.rmtree(tmp_path / "learned")
+    notes = []
+    lost = method.search(dataclasses.replace(posed, watch=lambda event: notes.append(event.note)))
+    assert (lost.best, lost.state) == (found.best, None)
+    assert sum("what the best network has learned is lost" in note for note in notes) == 1
     assert method.search(problem(budgets=budgets(every))).state is None
 
 

@@ -22,7 +22,7 @@ from bitsmith.cost import ArenaPlan
 from bitsmith.deploy.c.files import CFiles, pixels_in_memory
 from bitsmith.deploy.c.fixed import channel_bias, channel_factors, run_fixed, trace_fixed
 from bitsmith.deploy.c.layout import Layout, lay_out
-from bitsmith.deploy.nearness import accuracy_of, is_best, predictions_of
+from bitsmith.deploy.nearness import accuracy_of, is_best, predictions_of, rounded_ties
 from bitsmith.deploy.operators import Conv, Logits
 from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import run, trace
@@ -42,7 +42,8 @@ class CVerification:
         images: number of images compared.
         equal_images: those whose outputs are bit for bit what they have to be.
         differing_outputs: single numbers among all outputs that differ.
-        agreement: fraction of the predictions in which C code and reference are of the same class.
+        agreement: fraction of the predictions in which C code and reference are of the same class; without floating
+            point, classes whose outputs are within 1 % of their image's range count as the same.
         accuracy: fraction of the labels.
         score: what `score` gives for the outputs; the accuracy without one.
         integer_layers: how many layers with weights ran (average pools over whole maps too), which all do as integers.
@@ -111,7 +112,8 @@ def verify_c(
         where = f"the first difference is in {first[1]}" if first else "no layer alone differs"
         problems.append(f"{files.source}: {(~rows).sum()} of {len(images)} images differ; {where}")
     numbers = got.astype(np.float32)
-    best = is_best(wanted if files.fpu else run(program, images), predictions_of(numbers))
+    reference = wanted if files.fpu else run(program, images)
+    best = is_best(reference, predictions_of(numbers), 0.0 if files.fpu else rounded_ties(reference))
     agreement = float(best.mean())
     if agreement < _AGREEMENT and (~best).sum() > 1:
         problems.append(f"{files.source}: {100 * agreement:.2f} % of the classes are the reference's, not 99.9 %")

@@ -20,7 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from bitsmith.deploy.nearness import FLOAT_TIE, accuracy_of, apart_problems, predictions_of
+from bitsmith.deploy.nearness import accuracy_of, apart_problems, predictions_of
 from bitsmith.deploy.onnx_writer import INPUT, OUTPUT, tensor_name
 from bitsmith.deploy.operators import Conv, Logits, Operator
 from bitsmith.deploy.program import IntegerProgram
@@ -113,7 +113,7 @@ def verify_qonnx(
     if exact and not rows.all():
         problems.append(f"{path}: {(~rows).sum()} of {len(images)} images differ")
     if not exact:
-        problems += apart_problems(got, wanted, f"{path}: qonnx and reference", tie=FLOAT_TIE)
+        problems += apart_problems(got, wanted, f"{path}: qonnx and reference")
     if clean and not np.array_equal(execute(_cleaned(model), suspects), traced[OUTPUT]):
         problems.append(f"{path}: the clean-up of qonnx changes what it computes")
     predictions = predictions_of(got)

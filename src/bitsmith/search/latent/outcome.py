@@ -12,7 +12,7 @@ from bitsmith.search.latent.elsewhere import learned
 from bitsmith.search.latent.ladder import front_depths
 from bitsmith.search.latent.trials import Trial
 from bitsmith.search.problem import Found, Problem
-from bitsmith.train import load_state
+from bitsmith.train import Event, load_state
 
 
 def ranked(
@@ -35,7 +35,7 @@ def handed_on(
 ) -> Found:
     """The best network of the highest rung with its weights, the front there, and the curves of the first rung.
 
-    Weights are there where they were learned for this search in a folder; those of other networks are deleted.
+    Weights are there where they were learned for this search in a folder, on that rung.
 
     Args:
         rungs: trials of each rung.
@@ -82,7 +82,8 @@ def _learned(problem: Problem, best: Trial) -> dict[str, Tensor] | None:
     if problem.folder is None:
         return None
     file = learned(problem.folder, best)
-    for other in file.parent.glob("*"):
-        if other != file:
-            other.unlink()
-    return load_state(file) if file.exists() else None
+    if not file.exists():
+        note = f"{file} isn't there, so what the best network has learned is lost: its final training begins anew"
+        problem.watch(Event(stage="search latent", step=1, steps=1, images=0, note=note))
+        return None
+    return load_state(file)

@@ -19,7 +19,7 @@ import numpy as np
 from bitsmith.errors import RunError
 from bitsmith.search.latent.proposals import Seen
 
-# Of a search's folder: what is being evaluated, and the weights of what was on the highest rung.
+# Of a search's folder: what is being evaluated, and the weights of all that was trained on the highest rung.
 FOLDER, LEARNED = "trials", "learned"
 
 
@@ -104,8 +104,10 @@ class Trials:
             with path.open("r+b") as file:
                 file.truncate(len(whole))
         if not whole:
-            for name in (FOLDER, LEARNED):  # of trials that were deleted to start anew
-                shutil.rmtree(path.parent / name, ignore_errors=True)
+            # Of trials that were deleted to start anew.
+            shutil.rmtree(path.parent / FOLDER, ignore_errors=True)
+            for file in (path.parent / LEARNED).glob("[0-9]*-[0-9]*.safetensors"):
+                file.unlink()
             self._append(first)
             return
         head, *rest = whole.decode("utf-8", "replace").splitlines()
