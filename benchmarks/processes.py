@@ -1,6 +1,6 @@
 """What a second processor gains: for one training, and for many.
 
-    python -m benchmarks.processes            some minutes, on a machine that does nothing else
+    python -m benchmarks.processes            seven minutes, on a machine that does nothing else
     python -m benchmarks.processes --quick    one round
 
 - *One training*: a step of ResNet-20, all layers w4a4 but the ends, batch 128 of 3x32x32, forward, backward and update:
@@ -56,7 +56,7 @@ def main() -> None:
             train()
         return
     began = time.monotonic()
-    rows = [one_round() for _ in range(1 if arguments.quick else 5)]
+    rows = [one_round() for _ in range(1 if arguments.quick else 2)]
     least = {name: min(row[name] for row in rows) for name in rows[0]}
     ratios = {
         "two_threads": least["one process, one thread"] / least["one process, two threads"],
