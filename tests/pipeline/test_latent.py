@@ -89,8 +89,25 @@ def test_the_whole_job(tmp_path):
     assert job.space.contains(blueprint)
     assert fits(blueprint.graph, blueprint.bits, job.recipe.budget_sets()[0])
     assert entry.search_epochs == 4 * 1 + 1 * 2
+    assert (job.run.folder(entry) / "inherited.safetensors").exists()
     lines = (job.run.folder(entry) / "trials.jsonl").read_text().splitlines()
     assert [json.loads(line)["rung"] for line in lines[1:]] == [0] * 4 + [1]
+
+
+def test_weights_of_32_bits(tmp_path):
+    """The published candidates have 32, 8 or 4 bits; a float layer's file says so, and is verified."""
+    description = RECIPE["space"]["description"] | {"weight_bits": [32], "operators": ["conv"]}
+    method = RECIPE["method"] | {"initial": 2, "evaluations": 0, "rungs": [], "traded": []}
+    changes = {"method": method, "space": {"kind": "sequence", "description": description}, "budgets": ["size=6kB"]}
+    job = pipeline.prepare(RunFolder.create(tmp_path / "run", parse_recipe(RECIPE | changes, "the test")))
+    pipeline.search(job)
+    pipeline.train(job)
+    pipeline.export(job.run)
+    assert pipeline.verify(job)
+    [(entry, blueprint)] = job.run.entries()
+    assert {bits.weight for bits in blueprint.bits.values()} == {8, 32}
+    [check] = json.loads((job.run.folder(entry) / "verification.json").read_text())["checks"]
+    assert check["float_layers"] == len(check["excluded"]) > 0
 
 
 def test_two_runs_share_a_storage(tmp_path):

@@ -249,6 +249,15 @@ def test_workers_plan_with_their_part_of_the_memory(monkeypatch):
         part(1e7)
 
 
+def test_workers_of_a_system_without_proc_have_no_part(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    assert memory.worker_memory(2) == 0
+    monkeypatch.setenv(WORKER_MEMORY, "0")
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    monkeypatch.setattr(memory, "in_use", lambda device: 0)
+    assert memory.limit(CPU) == 0.8e9
+
+
 def test_the_least_of_machine_and_control_groups_is_free(tmp_path, monkeypatch):
     """Version 2: every group on the way counts; what files take in it is free. Version 1 likewise."""
     proc, groups = tmp_path / "proc", tmp_path / "groups"

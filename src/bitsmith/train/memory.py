@@ -138,8 +138,11 @@ def limit(device: torch.device, share: int = 1) -> float:
 
 
 def worker_memory(workers: int) -> int:
-    """Bytes for each of so many processes of this machine, by what is free now."""
-    return round(USABLE * available(torch.device("cpu")) / workers)
+    """Bytes for each of so many processes of this machine, by what is free now; 0 where it doesn't say."""
+    try:
+        return round(USABLE * available(torch.device("cpu")) / workers)
+    except OSError:  # other systems have no /proc; nothing is foretold there either
+        return 0
 
 
 def _worker_memory(device: torch.device) -> int:

@@ -84,7 +84,7 @@ def together(
             if trial.failed:
                 see = f"; see {log}" if log.exists() else ""
                 tell(done + len(works), f"network {trial.number + 1} failed: {trial.failed}{see}")
-            if (work.folder / WEIGHTS).exists():
+            if not trial.failed and (work.folder / WEIGHTS).exists():
                 learned(folder, trial).parent.mkdir(exist_ok=True)
                 (work.folder / WEIGHTS).replace(learned(folder, trial))
             yield trial
@@ -125,7 +125,7 @@ def tidy(folder: Path, trials: Sequence[Trial]) -> None:
 
 def _tidy(folder: Path, trial: Trial) -> None:
     if trial.failed and (folder / LOG).exists():  # it may tell more
-        for name in (_REQUEST, _RESULT):
+        for name in (_REQUEST, _RESULT, WEIGHTS):
             (folder / name).unlink(missing_ok=True)
     else:
         shutil.rmtree(folder)
