@@ -77,6 +77,17 @@ def test_processes_know_their_part_of_the_memory(here, monkeypatch):
     assert ["may take 400000000 bytes" in Path(name, "log.txt").read_text() for name in "ab"] == [True, True]
 
 
+def test_trials_may_read_data_in_processes_of_their_own(here):
+    """As image folders are: with the listening thread on sys.stdin the forked process never began."""
+    (here / "reading.py").write_text(
+        "from torch.utils.data import DataLoader\n\n"
+        "def do(watch, say):\n    say(f'read {len(list(DataLoader([1, 2, 3], num_workers=1, timeout=30)))}')\n"
+    )
+    with Processes(1) as executor:
+        assert run_all(executor, [Work(title="a", folder=Path("a"), call="reading:do")]) == []
+    assert "read 3" in Path("a/log.txt").read_text()
+
+
 def test_processes_stop_when_the_one_that_started_them_is_killed(here):
     """kill -9 leaves nobody behind."""
     code = """

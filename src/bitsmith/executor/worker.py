@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+from typing import TextIO
 
 from bitsmith.executor.logged import perform_logged
 
@@ -22,9 +23,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what is printed between trials is no answer
+    # Not sys.stdin: processes that a trial forks, as to read images, close it first, and would wait for ever for its
+    # lock, which the listening thread holds.
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     at_work = threading.Event()
-    threading.Thread(target=_listen, args=(lines, at_work), daemon=True).start()
+    threading.Thread(target=_listen, args=(requests, lines, at_work), daemon=True).start()
     try:
         while (line := lines.get()) is not None:
             reason = perform_logged(**json.loads(line))
@@ -36,8 +41,8 @@ def main() -> int:
     return 0
 
 
-def _listen(lines: queue.SimpleQueue[str | None], at_work: threading.Event) -> None:
-    for line in sys.stdin:
+def _listen(requests: TextIO, lines: queue.SimpleQueue[str | None], at_work: threading.Event) -> None:
+    for line in requests:
         at_work.set()
         lines.put(line)
     lines.put(None)
