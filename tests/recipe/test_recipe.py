@@ -51,6 +51,7 @@ def test_budgets_are_one_line_per_network(budgets, expected):
         ({"budgets": []}, "at least one budget"),
         ({"budgets": [[]]}, "at least one budget"),
         ({"budgets": 5}, "budgets: Input should be a valid list"),
+        ({"space": {"activation_bits": 8}}, "space.activation_bits: must be a list, such as [8], got 8"),
         ({"budgets": [["size=1kB", 5]]}, "budgets.0.1: Input should be a valid string"),
         ({"budgets": ["size=1kB", "size=1000B"]}, "size=1kB is given twice"),
         ({"budgets": [["size=1,2kB", "ram=1,2kB"]]}, "both fronts"),

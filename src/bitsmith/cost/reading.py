@@ -86,6 +86,8 @@ def first_problem(error: ValidationError, kind: Any = None, *, at: str = "") -> 
     elif first["type"] in _NO_MAPPING:
         known = _settings(kind, place)
         reason = "must be a mapping of settings" + (f"; it takes {', '.join(known)}" if known else "")
+    elif first["type"] == "tuple_type":
+        reason = f"must be a list, such as [{first['input']}], got {first['input']!r:.60}"
     if len(problems) > 1:
         reason += f" (and {len(problems) - 1} more problem{'s' * (len(problems) > 2)})"
     where = ".".join([*([at] if at else []), *map(str, place)])
