@@ -7,7 +7,9 @@ Weights are random and activation ranges calibrated on random images: speed and 
 The float network is torch's own ONNX export, BatchNorm folded by onnxruntime. One thread, batch 1, every network of a
 group after the other in each round, so that a slower minute hits all alike. `ratios` are of medians; each row has the
 quartiles of its ratios round by round. `size_vs_ideal` is the file over the priced size, `peak_megabytes` the most
-memory that a process held which loads the file and runs it once, above one that only imports onnxruntime.
+memory that a process held which loads the file and runs it once, above one that only imports onnxruntime. `--vnni` rows
+are files with int8 weights everywhere, as `export --vnni` writes them; on x86 machines without VNNI they may differ
+from the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from bitsmith.capture import Captured, capture
 from bitsmith.cost import price
 from bitsmith.data import TensorSplit
 from bitsmith.deploy import lower, write_onnx
+from bitsmith.deploy.program import IntegerProgram
 from bitsmith.deploy.reference import run as reference
 from bitsmith.deploy.runtime import infer, session
 from bitsmith.models import load_model
@@ -98,9 +101,11 @@ def measure(case: Case, folder: Path, *, rounds: int) -> list[dict[str, Any]]:
         name = f"w{bits[0]}a{bits[1]}"
         choice = with_inner(Bits(weight=bits[0], activation=bits[1]))
         blueprint = Blueprint(graph=captured.graph, bits=choice(captured.graph), input=CONTRACT)
-        files[name] = folder / f"{name}.onnx"
-        equal[name] = export_integers(captured, blueprint, split, files[name])
-        ideal[name] = price(blueprint.graph, blueprint.bits)["size"]
+        program = lowered(captured, blueprint, split)
+        for kind, vnni in ((name, False), (f"{name} --vnni", True)):
+            files[kind] = write_onnx(replace(program, vnni=vnni), folder / f"{kind}.onnx")
+            equal[kind] = is_equal(program, files[kind], images[:2])
+            ideal[kind] = price(blueprint.graph, blueprint.bits)["size"]
     x, _ = next(split.batches(batch_size=1))
     feeds = {name: x.numpy() if name == "float" else images[:1] for name in files}
     seconds = time_rounds(files, feeds, rounds)
@@ -131,14 +136,16 @@ def measure(case: Case, folder: Path, *, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def export_integers(captured: Captured, blueprint: Blueprint, split: TensorSplit, path: Path) -> bool:
-    """Calibrate, freeze, lower and write; whether the file gives what the reference gives on two images."""
+def lowered(captured: Captured, blueprint: Blueprint, split: TensorSplit) -> IntegerProgram:
+    """Calibrate, freeze and lower."""
     network = build(blueprint)
     network.load_float(captured.state)
     calibrate(network, split, batches=1, batch_size=len(split), seed=SEED)
-    program = lower(freeze(network.eval(), blueprint), blueprint)
-    write_onnx(program, path)
-    images = split.images[:2].numpy()
+    return lower(freeze(network.eval(), blueprint), blueprint)
+
+
+def is_equal(program: IntegerProgram, path: Path, images: np.ndarray) -> bool:
+    """Whether a file gives what the reference gives."""
     return bool((infer(session(path), images)[0] == reference(program, images)).all())
 
 

@@ -44,6 +44,8 @@ def test_c_code_is_part_of_a_run_on_target_c(bitsmith, own, trained, monkeypatch
     assert "OUTPUT_STEP" in (folder / "model.h").read_text()
     done = bitsmith("export", "q", "--to", "onnx", "--no-fpu", cwd=own, check=1)
     assert "--no-fpu is about C code" in " ".join(done.stderr.split())
+    done = bitsmith("export", "q", "--to", "c", "--vnni", cwd=own, check=1)
+    assert "--vnni is about ONNX files" in " ".join(done.stderr.split())
     said = bitsmith("verify", "q", "--json", cwd=own)
     assert artefacts(said) == [("", True), ("/c/", True)] * (len(record["verification"]) // 2)
     assert 0.3 < json.loads(said.stdout)["artefacts"][1]["accuracy"] <= 1

@@ -1,6 +1,9 @@
 """Verification finds what is wrong: flipped bits, float kernels, damaged and foreign files, another network."""
 
 import copy
+import platform
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -69,6 +72,41 @@ def test_a_flipped_bit_of_a_channel_names_its_layer(part, kind, mixed, path):
     found = verify(mixed, path)
     assert found.first_difference == name
     assert all(kind in problem for problem in found.problems)
+
+
+def weight_types(path):
+    model = onnx.load(path)
+    constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    zeros = [node.input[5] for node in model.graph.node if node.op_type == "QLinearConv"]
+    stored = [kind for name, kind in constants.items() if name.endswith(".weight")]
+    return [constants[name] for name in zeros], stored
+
+
+def test_a_file_for_vnni_has_int8_weights_and_says_so(mixed, path, tmp_path):
+    assert mixed.program.unsigned
+    everywhere, stored = weight_types(path)
+    assert TensorProto.UINT8 in everywhere
+    assert TensorProto.UINT8 in stored
+    fast = write_onnx(replace(mixed.program, vnni=True), tmp_path / "vnni.onnx")
+    everywhere, stored = weight_types(fast)
+    assert set(everywhere) == set(stored) == {TensorProto.INT8}
+    found = verify(mixed, fast)  # what it is for, verification reads in it
+    assert found.vnni
+    assert not verify(mixed, path).vnni
+    if platform.machine() in ("x86_64", "AMD64") and "vnni" not in Path("/proc/cpuinfo").read_text():
+        assert found.ok or "export without --vnni if this machine is another" in found.problems[-1]
+    else:
+        assert found.ok
+
+
+def test_a_wrong_file_for_vnni_names_its_layer_and_its_cpu(mixed, tmp_path):
+    fast = write_onnx(replace(mixed.program, vnni=True), tmp_path / "vnni.onnx")
+    name = mixed.blueprint.graph.layers[0].name
+    flip(fast, f"{name}.weight", 0, 0)
+    found = verify(mixed, fast, levels=["all"])
+    assert found.first_difference == name
+    assert f"layer {name!r}: 1 of its" in found.problems[0]
+    assert found.problems[-1].startswith("the file is for x86 with VNNI, or ARM")
 
 
 def test_padding_bits_mean_nothing(draft, case_of, tmp_path):

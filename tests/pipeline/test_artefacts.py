@@ -24,6 +24,7 @@ def verification(**values):
         "arithmetic": "all integer but 1 float layer: fc",
         "excluded": ("fc",),
         "float_streams": False,
+        "vnni": False,
         "equal_images": {"disabled": 4, "all": 3},
         "differing_outputs": {"disabled": 0, "all": 2},
         "largest_difference": {"disabled": 0.0, "all": 0.001},

@@ -93,17 +93,28 @@ class Clock:
         ]
 
 
-def test_parts_make_up_the_call_and_are_kept_until_the_file_is_another(tmp_path):
-    blueprint = low(graphs.residual())
+def exported_run(folder, blueprint, **options):
+    """A run folder with one network, calibrated on noise and exported."""
     network = build(blueprint)
     images = torch.randint(0, 256, (4, *blueprint.graph.input_shape), dtype=torch.uint8)
     labels = torch.zeros(4, dtype=torch.int64)
     calibrate(network, TensorSplit(images=images, labels=labels, contract=blueprint.input), batches=1, batch_size=4)
     made = {"model": {"spec": "resnet8"}, "data": {"source": "digits"}, "budgets": ["size=20kB"], "start": "scratch"}
-    run = RunFolder.create(tmp_path, parse_recipe(made, "the test"))
-    entry = Entry(name="made", kind="found", budgets=())
-    exported.export(network.eval(), tmp_path / "made")
-    run.write_entry(entry, blueprint)
+    run = RunFolder.create(folder, parse_recipe(made, "the test"))
+    exported.export(network.eval(), folder / "made", **options)
+    run.write_entry(Entry(name="made", kind="found", budgets=()), blueprint)
+    return run
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_weights_of_8_bits_are_int8_where_the_file_is_for_vnni(tmp_path, vnni):
+    [speed] = measure_speeds(exported_run(tmp_path, at_eight(low(graphs.residual())), vnni=vnni), measuring=Clock())
+    assert {layer.weight_type for layer in speed.layers} == {"int8" if vnni else "uint8"}
+
+
+def test_parts_make_up_the_call_and_are_kept_until_the_file_is_another(tmp_path):
+    blueprint = low(graphs.residual())
+    run = exported_run(tmp_path, blueprint)
     clock = Clock()
     [speed] = measure_speeds(run, measuring=clock)
     for of in ("asked", "eight"):

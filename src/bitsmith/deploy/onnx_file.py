@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bitsmith.files import whole_file
 from bitsmith.quantize import Network
 
 IR_VERSION = 10
+CPU = "x86 with VNNI, or ARM: elsewhere sums of its int8 weights may saturate"  # of files of a program with `vnni`
 
 
 def export_onnx(frozen: Network, blueprint: Blueprint, path: Path | str) -> Path:
@@ -98,4 +100,11 @@ def metadata(program: IntegerProgram) -> dict[str, str]:
         "arithmetic": arithmetic(program),
         "labels": json.dumps(list(program.classes)),
         "bits": json.dumps({layer: [bits.weight, bits.activation] for layer, bits in program.bits.items()}),
+        **({"cpu": CPU} if program.vnni else {}),
     }
+
+
+def for_file(program: IntegerProgram, model: ModelProto) -> IntegerProgram:
+    """The program as `to_onnx` took it for a model: what it holds is for CPUs with VNNI if its metadata says so."""
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    return replace(program, vnni=told.get("cpu") == CPU)

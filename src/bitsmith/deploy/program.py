@@ -34,6 +34,7 @@ class IntegerProgram:
         classes: names of the outputs, where known.
         bits: of the priced layers.
         float_streams: whether what lies between the layers stays float too.
+        vnni: whether its ONNX file is for CPUs that sum int8 weights exactly: x86 with VNNI, ARM.
     """
 
     operators: tuple[Operator, ...]
@@ -44,6 +45,7 @@ class IntegerProgram:
     classes: tuple[str, ...]
     bits: Mapping[str, Bits]
     float_streams: bool = False
+    vnni: bool = False
 
     def __post_init__(self) -> None:
         names = [operator.name for operator in self.operators]
@@ -86,8 +88,11 @@ class IntegerProgram:
         """The layers whose weights the ONNX file has as uint8 with zero point 128.
 
         Two neighboring products of theirs can pass int16, where x86 machines without VNNI saturate silently if the
-        weights are int8. With uint8 weights they are slower and exact; all others take both types alike.
+        weights are int8. With uint8 weights they are slower and exact; all others take both types alike. None where
+        the file is for machines that don't saturate.
         """
+        if self.vnni:
+            return frozenset()
         return frozenset(operator.sums.owner for operator in self.weighted if self._passes_16_bits(operator))
 
     def _passes_16_bits(self, operator: Conv | Logits) -> bool:

@@ -39,7 +39,7 @@ from bitsmith.deploy.nearness import (
     is_best,
     predictions_of,
 )
-from bitsmith.deploy.onnx_file import to_onnx
+from bitsmith.deploy.onnx_file import CPU, for_file, to_onnx
 from bitsmith.deploy.onnx_read import read_onnx
 from bitsmith.deploy.onnx_writer import OUTPUT
 from bitsmith.deploy.program import IntegerProgram
@@ -63,6 +63,7 @@ class Verification:
         arithmetic: what computes in integers, in the words of the file's metadata.
         excluded: the layers that stay float.
         float_streams: whether what lies between the layers is float too.
+        vnni: whether the file is for CPUs that sum int8 weights exactly: x86 with VNNI, ARM.
         equal_images: level -> images whose outputs equal the reference's bit for bit.
         differing_outputs: level -> single numbers among all outputs that differ.
         largest_difference: level -> the largest difference, as a part of the range of all of the reference's outputs.
@@ -94,6 +95,7 @@ class Verification:
     arithmetic: str
     excluded: tuple[str, ...]
     float_streams: bool
+    vnni: bool
     equal_images: Mapping[str, int]
     differing_outputs: Mapping[str, int]
     largest_difference: Mapping[str, float]
@@ -156,7 +158,10 @@ def verify_onnx(
     if len(images) == 0 or len(labels) != len(images):
         raise VerifyError(f"verification needs images and as many labels, got {len(images)} and {len(labels)}")
     right = to_onnx(program)
-    exposed = expose(read_onnx(path, right), program, path)
+    model = read_onnx(path, right)
+    program = for_file(program, model)
+    right = to_onnx(program)
+    exposed = expose(model, program, path)
     reference = run(program, images)
     simulation = simulate(frozen, program, images, batch)
     got = predictions_of(simulation)
@@ -199,6 +204,8 @@ def verify_onnx(
         elif not rows.all() or found is not None:
             where = f"the first difference is in {found[1]}" if found else "no layer alone differs"
             problems.append(f"level {level!r}: {(~rows).sum()} of {len(images)} images differ; {where}")
+    if program.vnni and problems:
+        problems.append(f"the file is for {CPU}; export without --vnni if this machine is another")
     kernels = kernel_nodes(path, threads=threads)
     problems += kernel_problems(kernels, program)
     stored = read_onnx(path, right)
@@ -226,6 +233,7 @@ def verify_onnx(
         float_layers=sum(kernel in FLOAT_KERNELS for _, kernel in kernels),
         excluded=tuple(dict.fromkeys(operator.owner for operator in program.float_sums)),
         float_streams=program.float_streams,
+        vnni=program.vnni,
         exact=program.exact,
         arithmetic=arithmetic(program),
         problems=tuple(problems),

@@ -35,6 +35,7 @@ def export(
     say: Say = quiet,
     *,
     fpu: bool = True,
+    vnni: bool = False,
     data: DataSet | None = None,
 ) -> None:
     """Write the artefacts of every trained network.
@@ -42,6 +43,7 @@ def export(
     Args:
         formats: which; by default ONNX and what else its target takes.
         fpu: whether C code may compute scales in float32.
+        vnni: whether ONNX files are for CPUs with VNNI (or ARM) alone; see `bitsmith.pipeline.exported.export`.
         data: the run's, where it is open already; C code and TFLite files take some of its validation images.
 
     Raises:
@@ -55,6 +57,8 @@ def export(
             formats = tuple(name for name in formats if name != "tflite")
     if not fpu and "c" not in formats:
         raise ExportError(f"--no-fpu is about C code, and the formats are {', '.join(formats)}; export --to onnx,c")
+    if vnni and "onnx" not in formats:
+        raise ExportError(f"--vnni is about ONNX files, and the formats are {', '.join(formats)}; export --to onnx too")
     images = _images(run, data, say) if {"c", "tflite"} & set(formats) else None
     streamlines = find_target(run.recipe().target).streamlines
     with locked(run.path):
@@ -69,6 +73,7 @@ def export(
                 formats,
                 properties=None if trained else {"training": NOT_TRAINED},
                 fpu=fpu,
+                vnni=vnni,
                 images=images,
                 streamlines=streamlines,
             )
@@ -76,6 +81,8 @@ def export(
                 mark = "" if trained else f", {NOT_TRAINED}"
                 if name == "tflite":
                     say(f"{entry.title}: {describe_vela(path)}")
+                if name == "onnx" and vnni:
+                    mark += ", for CPUs with VNNI or ARM"
                 if not is_integer(blueprint):
                     mark += f", {blueprint_arithmetic(blueprint)}"
                 say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
@@ -215,6 +222,7 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
         if not checked.exact:
             moved = describe_difference(checked.differing_outputs, checked.largest_difference)
             layers = f"{checked.arithmetic}, {checked.integer_layers} layers as integers; {moved}"
+        layers += ", for CPUs with VNNI or ARM" if checked.vnni else ""
         return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
 

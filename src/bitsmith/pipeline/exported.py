@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ def export(
     *,
     properties: Mapping[str, str] | None = None,
     fpu: bool = True,
+    vnni: bool = False,
     images: np.ndarray | None = None,
     streamlines: bool = False,
 ) -> Files:
@@ -64,6 +65,8 @@ def export(
     Args:
         properties: what the ONNX file's metadata says besides its own: {"training": "post-training (not trained)"}.
         fpu: whether C code may compute scales in float32.
+        vnni: whether the ONNX file is for CPUs with VNNI (or ARM) alone: faster there with weights of 8 bits, and wrong
+            on other x86 machines, which saturate sums of int8 weights. Its metadata says so.
         images: for the self-test of C code and the range of a TFLite file's logits, as `Split.raw` gives them; without
             them images of noise are taken.
         streamlines: whether a QONNX file has to be one that FINN can streamline exactly.
@@ -77,6 +80,8 @@ def export(
         raise ExportError(f"unknown format {', '.join(unknown)}; known are {', '.join(EXPORTERS)}")
     if not fpu and "c" not in formats:
         raise ExportError("--no-fpu (fpu=False) is about C code, which isn't among the formats; add c to them")
+    if vnni and "onnx" not in formats:
+        raise ExportError("--vnni (vnni=True) is about ONNX files, which aren't among the formats; add onnx to them")
     blueprint = network.blueprint
     if blueprint is None:
         raise ExportError("this network was not made by build(blueprint), so there is nothing to export it by")
@@ -87,7 +92,7 @@ def export(
     artefacts: dict[str, Path] = {}
     for name in formats:
         if name == "onnx":
-            artefacts[name] = write_onnx(program, folder / "model.onnx", properties)
+            artefacts[name] = write_onnx(replace(program, vnni=vnni), folder / "model.onnx", properties)
         elif name == "tflite":
             artefacts[name] = write_tflite(program, folder / "model.tflite", images)
         elif name == "qonnx":

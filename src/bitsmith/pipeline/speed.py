@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from bitsmith.blueprint import FLOAT, Bits, Blueprint
 from bitsmith.cost import costs_at_streams
 from bitsmith.deploy import IntegerProgram, lower
-from bitsmith.deploy.onnx_file import to_onnx
+from bitsmith.deploy.onnx_file import for_file, to_onnx
 from bitsmith.deploy.operators import Flatten
 from bitsmith.deploy.profile import Measured, spread, typical
 from bitsmith.deploy.runtime import FLOAT_KERNELS, INTEGER_KERNELS
@@ -113,9 +113,9 @@ def _measured(folder: Path, slug: str, setting: str, measuring: Stopwatch, tick:
     blueprint = network.blueprint
     assert blueprint is not None
     program = lower(freeze(network, blueprint), blueprint)
-    _check_file(folder / "model.onnx", program)
+    program = _of_file(folder / "model.onnx", program)
     eight = at_eight(blueprint)
-    programs = [program, sample_program(eight)]
+    programs = [program, replace(sample_program(eight), vnni=program.vnni)]
     empty, (asked, full) = measuring(programs, tick)
     costs = costs_at_streams(blueprint.stream_bits)["size"]
     times = [_layer_times(*pair, typical(empty)) for pair in zip(programs, (asked, full), strict=True)]
@@ -158,14 +158,16 @@ def at_eight(blueprint: Blueprint) -> Blueprint:
     return replace(blueprint, bits=bits)
 
 
-def _check_file(file: Path, program: IntegerProgram) -> None:
+def _of_file(file: Path, program: IntegerProgram) -> IntegerProgram:
     stored = ModelProto()
     try:
         stored.ParseFromString(file.read_bytes())
     except Exception as error:  # protobuf's errors share no base class with ours
         raise RunError(f"{file} is not an ONNX file; export again") from error
+    program = for_file(program, stored)
     if stored.graph != to_onnx(program).graph:
         raise RunError(f"{file} is not what this version writes of network.safetensors; export again, then measure")
+    return program
 
 
 def owner(program: IntegerProgram, operator: str, part: str) -> str:
