@@ -13,6 +13,7 @@ from bitsmith.search import Found, Method, Problem
 from bitsmith.search.filters import Multinomial, Partitions
 from bitsmith.search.filters.alternating import Alternating, base_bops
 from bitsmith.search.filters.multinomial import rounded_down
+from bitsmith.search.searching import open_loop
 from bitsmith.testing import MethodContract, example_problem
 from bitsmith.train import Event, TrainPlan
 
@@ -89,6 +90,27 @@ def test_settings_out_of_range(problem):
         Multinomial().check(problem.space, problem.budgets, trained=True)
     with pytest.raises(RecipeError, match="nothing to search"):
         Multinomial(pairs=((2, 2),)).check(problem.space, problem.budgets, trained=True)
+
+
+def test_probabilities_learn_on_the_search_split_by_its_plain_loss(problem):
+    """Scored without label smoothing, as everything else is."""
+    task = dataclasses.replace(problem.task, label_smoothing=0.3)
+    method, data = Multinomial(**QUICK), task.data
+    loop = open_loop(method, dataclasses.replace(problem, task=task), depends_on={})
+    partitions = Partitions(problem.space, method.pairs)
+    learner = Alternating(method, dataclasses.replace(problem, task=task), loop, partitions)
+    searched, trained = (
+        {x.numpy().tobytes() for batch, _ in split.batches(batch_size=64) for x in batch}
+        for split in (data.search, data.train)
+    )
+    x, y = learner._next_batch(0)
+    assert {image.numpy().tobytes() for image in x} <= searched - trained
+    counts = partitions.draw(learner.probabilities())
+    found = learner.score(counts, x, y)
+    learner.sampled.eval()
+    with torch.no_grad():
+        right = torch.nn.functional.cross_entropy(learner.sampled(x), y)
+    assert found == pytest.approx(float(right), rel=1e-5)
 
 
 class StopError(Exception):

@@ -173,6 +173,53 @@ def test_a_pass_of_the_choices_ends_every_epoch(problem):
     assert taken[-1] == list(range(a_pass, 2 * a_pass))
 
 
+def learner_of(problem, **changes):
+    method = tiny_method(**changes)
+    return SupernetLearner(method, problem, open_loop(method, problem, depends_on={}))
+
+
+def test_choices_learn_on_the_search_split(problem):
+    data = problem.task.data
+    searched, trained = (
+        {x.numpy().tobytes() for batch, _ in split.batches(batch_size=64) for x in batch}
+        for split in (data.search, data.train)
+    )
+    x, _ = learner_of(problem)._next_batch(0)
+    assert {image.numpy().tobytes() for image in x} <= searched - trained
+
+
+def test_choices_are_drawn_by_gumbel_softmax(problem):
+    """The noise has Gumbel's mean and variance, .5772 and pi^2 / 6; the colder, the nearer one-hot."""
+    learner = learner_of(problem, temperature=(5.0, 0.5))
+    torch.manual_seed(0)
+    noise = torch.cat([torch.cat(list(learner._noise().values())) for _ in range(2000)])
+    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.03)
+    assert float(noise.var()) == pytest.approx(np.pi**2 / 6, abs=0.1)
+    name = "stage2.blocks"
+    with torch.no_grad():
+        learner.logits[name].copy_(torch.tensor([0.5, -0.5]))
+    given = {each: torch.zeros_like(logits) for each, logits in learner.logits.items()} | {name: torch.tensor([1.0, 3])}
+    for step, temperature in ((0, 5.0), (learner.loop.steps - 1, 0.5)):
+        found = learner._draw(step, given)[name].detach()
+        torch.testing.assert_close(found, torch.softmax(torch.tensor([1.5, 2.5]) / temperature, 0))
+
+
+def test_a_single_path_has_one_option_of_each_and_the_gradient_of_all(problem):
+    soft, hard = learner_of(problem), learner_of(problem, path="single")
+    torch.manual_seed(0)
+    noise = soft._noise()
+    mixed, single = soft._draw(0, noise), hard._draw(0, noise)
+    for name, p in single.items():
+        assert sorted(p.tolist()) == pytest.approx([0.0] * (len(p) - 1) + [1.0], abs=1e-6)
+        assert int(p.argmax()) == int(mixed[name].argmax())
+        weights = torch.arange(len(p), dtype=torch.float32)
+        slopes = [
+            torch.autograd.grad((drawn[name] * weights).sum(), learner.logits[name], retain_graph=True)[0]
+            for drawn, learner in ((mixed, soft), (single, hard))
+        ]
+        torch.testing.assert_close(slopes[0], slopes[1])
+
+
 def test_settings_that_contradict_each_other():
     with pytest.raises(RecipeError, match="nothing is refined"):
         Supernet(as_published=True, refine=10)

@@ -81,6 +81,19 @@ def test_the_shared_convolution_is_the_sum_over_branches():
     torch.testing.assert_close(layer(reader(x, p), q, kernel), total, rtol=1e-12, atol=1e-12)
 
 
+def test_every_rule_of_scaling_reaches_the_network():
+    """Soft choices of channels and of functions: masks are scaled by one, branches by the other, by none neither."""
+    space = mobile(tiny(head=(2, 12), activation="hard_swish"))
+    x, found = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), {}
+    for scaling in ("none", "mask", "branch"):
+        network = randomized(space, 0, scaling=scaling)
+        for decision in space.decisions.decisions:
+            network.present[decision.name] = torch.full((len(decision.options),), 1 / len(decision.options)).double()
+        found[scaling] = network(x).detach()
+    for one, other in (("none", "mask"), ("none", "branch"), ("mask", "branch")):
+        assert not torch.allclose(found[one], found[other], rtol=1e-3), (one, other)
+
+
 def test_gradients_reach_every_choice():
     network = randomized(mobile(tiny(head=(2, 12), activation="hard_swish")), 0)
     leaves = {}

@@ -124,15 +124,48 @@ def test_as_published_takes_the_likeliest_widths():
     assert found.costs["bops"] > 1
 
 
+def test_as_published_is_of_blocks_and_looks_at_no_budget():
+    method = BlockBinomial(**SETTINGS | {"as_published": True})
+    method.check(example_problem().space, [Budget.parse("avg_bits=4")], trained=True)
+    with pytest.raises(RecipeError, match="as_published belongs to method 'block-binomial'"):
+        Binomial(**SETTINGS | {"as_published": True})
+
+
+def learner_of(problem, method):
+    groups = width_groups(problem.space.template.graph, blocks=method.blocks)
+    loop = open_loop(method, problem, depends_on={})
+    return WidthLearner(method, problem, loop, at_bits(problem.space, 4, 8, method.name), groups)
+
+
+def test_log_odds_learn_on_the_search_split():
+    problem = example_problem()
+    data = problem.task.data
+    searched, trained = (
+        {x.numpy().tobytes() for batch, _ in split.batches(batch_size=64) for x in batch}
+        for split in (data.search, data.train)
+    )
+    x, _ = learner_of(problem, Binomial(**SETTINGS))._search_batch(0)
+    assert {image.numpy().tobytes() for image in x} <= searched - trained
+
+
+def test_a_published_step_is_its_gradient_whatever_went_before():
+    """An optimizer that is made anew has no memory."""
+    problem = dataclasses.replace(example_problem(), budgets=[Budget.parse("avg_bits=4")])
+    learner = learner_of(problem, BlockBinomial(**SETTINGS | {"as_published": True, "architecture_lr": 0.1}))
+    logits = learner.slim.logits
+    for step in (0, 1):
+        before = logits.detach().clone()
+        learner._choose(step, 0)
+        assert logits.grad is not None
+        torch.testing.assert_close(logits.detach(), before - 0.1 * logits.grad)
+
+
 def test_homogeneous_networks_are_no_better_than_themselves():
     """Scored as if they were drawn; and one between two of them is measured by the line through both."""
     problem, method = example_problem(), Binomial(**SETTINGS)
-    space = at_bits(problem.space, 4, 8, "binomial")
-    groups = width_groups(space.template.graph, blocks=False)
-    loop = open_loop(method, problem, depends_on={})
-    learner = WidthLearner(method, problem, loop, space, groups)
+    learner = learner_of(problem, method)
     batches = list(problem.task.data.search.batches(batch_size=64, seed=0))
-    relative = learner.measure([*learner.slim.homogeneous, (4, 8, 12, 12)[: len(groups.channels)]], batches)
+    relative = learner.measure([*learner.slim.homogeneous, (4, 8, 12, 12)[: len(learner.groups.channels)]], batches)
     assert relative[:4] == pytest.approx([0, 0, 0, 0], abs=1e-6)
     assert relative[4] != 0
     assert learner.costs == sorted(learner.costs)

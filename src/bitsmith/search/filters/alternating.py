@@ -143,9 +143,10 @@ class Alternating(Learner):
         seed = derive(self.problem.seed, "norms")
         reestimate_norms(self.sampled, data, batches=self.method.norm_batches, batch_size=size, seed=seed)
         self.sampled.eval()
-        outputs = self.sampled(x.to(self.loop.device))
+        with autocast(self.loop.mode.precision, self.loop.device):
+            outputs = self.sampled(x.to(self.loop.device))
         self.sampled.train()
-        return self.problem.task.compute_loss(outputs.float(), y.to(self.loop.device)).item()
+        return self.problem.task.compute_loss(outputs.float(), y.to(self.loop.device), smooth=False).item()
 
     def _next_batch(self, number: int) -> tuple[Tensor, Tensor]:
         """The batch of search data of a step of the probabilities; they depend on its number alone."""

@@ -153,7 +153,8 @@ class Supernet:
     def learn(self, problem: Problem) -> SharedNetwork:
         """The trained supernet, for methods of your own that score blueprints by its weights.
 
-        With the folder of a search that got as far, it is that search's.
+        With the folder of a `search` by the same settings it goes on from that search's checkpoint; `bitsmith search`
+        deletes its own once it is finished.
 
         Raises:
             BudgetError, RecipeError, TrainingError: as `search`.

@@ -69,7 +69,10 @@ class WidthLearner(Learner):
         self.channels = torch.tensor(groups.channels, device=loop.device)
         self.optimizer = make_optimizer(self.slim, method.plan, leave_out=[self.slim.logits])
         self.schedule = make_schedule(self.optimizer, method.plan, steps=max(2, loop.steps))
-        self.architecture = torch.optim.Adam([self.slim.logits], lr=method.architecture_lr, betas=(0.5, 0.999))
+        if method.as_published:  # momentum of an optimizer that is made anew at every step never acts
+            self.architecture = torch.optim.SGD([self.slim.logits], lr=method.architecture_lr)
+        else:
+            self.architecture = torch.optim.Adam([self.slim.logits], lr=method.architecture_lr, betas=(0.5, 0.999))
         self.budgets = led(problem.budgets)
         self.relaxed = RelaxedCosts(space, groups.coupling, [budget.cost for budget in self.budgets])
         self._ones = {layer.name: torch.ones(layer.out_channels, 1) for layer in blueprint.graph.layers}
