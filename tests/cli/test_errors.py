@@ -93,7 +93,7 @@ WRONG = [
     (
         [*SEARCH, *FITS, "--method", "uniform", "--as-published"],
         1,
-        "to --method composite, supernet, block-binomial, multinomial, not to 'uniform'",
+        "to --method composite, supernet, binomial, block-binomial, multinomial, not to 'uniform'",
     ),
     ([*SEARCH, *FITS, "--epochs", "0"], 1, "epochs"),
     ([*SEARCH, *FITS, "--train-epochs", "0"], 1, "epochs of a training must be at least 1"),

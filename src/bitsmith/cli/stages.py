@@ -57,7 +57,7 @@ def export(
     ] = None,
     no_fpu: Annotated[bool, typer.Option("--no-fpu", help="C code without any floating point.")] = False,
     vnni: Annotated[
-        bool, typer.Option("--vnni", help="ONNX files for x86 CPUs with VNNI or ARM alone: faster with 8-bit weights.")
+        bool, typer.Option("--vnni", help="ONNX files for x86 CPUs with VNNI alone: faster with 8-bit weights.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -25,7 +25,7 @@ from bitsmith.files import whole_file
 from bitsmith.quantize import Network
 
 IR_VERSION = 10
-CPU = "x86 with VNNI, or ARM: elsewhere sums of its int8 weights may saturate"  # of files of a program with `vnni`
+CPU = "x86 with VNNI; elsewhere sums of its int8 weights may saturate"  # of files of a program with `vnni`
 
 
 def export_onnx(frozen: Network, blueprint: Blueprint, path: Path | str) -> Path:

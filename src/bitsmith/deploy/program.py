@@ -34,7 +34,7 @@ class IntegerProgram:
         classes: names of the outputs, where known.
         bits: of the priced layers.
         float_streams: whether what lies between the layers stays float too.
-        vnni: whether its ONNX file is for CPUs that sum int8 weights exactly: x86 with VNNI, ARM.
+        vnni: whether its ONNX file is for x86 CPUs with VNNI, which sum int8 weights exactly.
     """
 
     operators: tuple[Operator, ...]
@@ -88,8 +88,8 @@ class IntegerProgram:
         """The layers whose weights the ONNX file has as uint8 with zero point 128.
 
         Two neighboring products of theirs can pass int16, where x86 machines without VNNI saturate silently if the
-        weights are int8. With uint8 weights they are slower and exact; all others take both types alike. None where
-        the file is for machines that don't saturate.
+        weights are int8. With uint8 weights they are slower and exact; all others take both types alike. None with
+        `vnni`.
         """
         if self.vnni:
             return frozenset()

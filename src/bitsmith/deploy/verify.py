@@ -63,7 +63,7 @@ class Verification:
         arithmetic: what computes in integers, in the words of the file's metadata.
         excluded: the layers that stay float.
         float_streams: whether what lies between the layers is float too.
-        vnni: whether the file is for CPUs that sum int8 weights exactly: x86 with VNNI, ARM.
+        vnni: whether the file is for x86 CPUs with VNNI, which sum int8 weights exactly.
         equal_images: level -> images whose outputs equal the reference's bit for bit.
         differing_outputs: level -> single numbers among all outputs that differ.
         largest_difference: level -> the largest difference, as a part of the range of all of the reference's outputs.

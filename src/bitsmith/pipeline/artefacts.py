@@ -43,7 +43,7 @@ def export(
     Args:
         formats: which; by default ONNX and what else its target takes.
         fpu: whether C code may compute scales in float32.
-        vnni: whether ONNX files are for CPUs with VNNI (or ARM) alone; see `bitsmith.pipeline.exported.export`.
+        vnni: whether ONNX files are for x86 CPUs with VNNI alone; see `bitsmith.pipeline.exported.export`.
         data: the run's, where it is open already; C code and TFLite files take some of its validation images.
 
     Raises:
@@ -82,7 +82,7 @@ def export(
                 if name == "tflite":
                     say(f"{entry.title}: {describe_vela(path)}")
                 if name == "onnx" and vnni:
-                    mark += ", for CPUs with VNNI or ARM"
+                    mark += ", for x86 CPUs with VNNI"
                 if not is_integer(blueprint):
                     mark += f", {blueprint_arithmetic(blueprint)}"
                 say(f"{entry.title}: {name} {path} ({path.stat().st_size:,} bytes{mark})")
@@ -222,7 +222,7 @@ def describe(checked: Verification, metric: str = "accuracy") -> str:
         if not checked.exact:
             moved = describe_difference(checked.differing_outputs, checked.largest_difference)
             layers = f"{checked.arithmetic}, {checked.integer_layers} layers as integers; {moved}"
-        layers += ", for CPUs with VNNI or ARM" if checked.vnni else ""
+        layers += ", for x86 CPUs with VNNI" if checked.vnni else ""
         return f"verified on {checked.images:,} images, {scored}{trained}, {layers}"
     return f"NOT VERIFIED on {checked.images:,} images: " + "; ".join(checked.problems)
 

@@ -65,7 +65,7 @@ def export(
     Args:
         properties: what the ONNX file's metadata says besides its own: {"training": "post-training (not trained)"}.
         fpu: whether C code may compute scales in float32.
-        vnni: whether the ONNX file is for CPUs with VNNI (or ARM) alone: faster there with weights of 8 bits, and wrong
+        vnni: whether the ONNX file is for x86 CPUs with VNNI alone: faster there with weights of 8 bits, and wrong
             on other x86 machines, which saturate sums of int8 weights. Its metadata says so.
         images: for the self-test of C code and the range of a TFLite file's logits, as `Split.raw` gives them; without
             them images of noise are taken.

@@ -159,6 +159,7 @@ def at_eight(blueprint: Blueprint) -> Blueprint:
 
 
 def _of_file(file: Path, program: IntegerProgram) -> IntegerProgram:
+    """The program as the file holds it, with or without `vnni`."""
     stored = ModelProto()
     try:
         stored.ParseFromString(file.read_bytes())

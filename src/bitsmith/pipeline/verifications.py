@@ -94,7 +94,7 @@ def _level(check: Mapping[str, Any], blueprint: Blueprint) -> str:
     if check.get("fpu") is False:
         return f"bit-identical with its fixed point; {100 * check['agreement']:.2f} % of classes are the reference's"
     if check.get("exact", True):  # older files know of nothing else
-        return "bit-identical on CPUs with VNNI or ARM" if check.get("vnni") else "bit-identical"
+        return "bit-identical here; for x86 CPUs with VNNI" if check.get("vnni") else "bit-identical"
     if "neighbors" in check:
         largest = max(check["largest_difference"].values())
         return (

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from splits import assert_searched
 
 from bitsmith.blueprint import Bits, Budget
 from bitsmith.cost import exact, fits
@@ -95,16 +96,12 @@ def test_settings_out_of_range(problem):
 def test_probabilities_learn_on_the_search_split_by_its_plain_loss(problem):
     """Scored without label smoothing, as everything else is."""
     task = dataclasses.replace(problem.task, label_smoothing=0.3)
-    method, data = Multinomial(**QUICK), task.data
+    method = Multinomial(**QUICK)
     loop = open_loop(method, dataclasses.replace(problem, task=task), depends_on={})
     partitions = Partitions(problem.space, method.pairs)
     learner = Alternating(method, dataclasses.replace(problem, task=task), loop, partitions)
-    searched, trained = (
-        {x.numpy().tobytes() for batch, _ in split.batches(batch_size=64) for x in batch}
-        for split in (data.search, data.train)
-    )
     x, y = learner._next_batch(0)
-    assert {image.numpy().tobytes() for image in x} <= searched - trained
+    assert_searched(x, task.data)
     counts = partitions.draw(learner.probabilities())
     found = learner.score(counts, x, y)
     learner.sampled.eval()

@@ -69,8 +69,10 @@ class WidthLearner(Learner):
         self.channels = torch.tensor(groups.channels, device=loop.device)
         self.optimizer = make_optimizer(self.slim, method.plan, leave_out=[self.slim.logits])
         self.schedule = make_schedule(self.optimizer, method.plan, steps=max(2, loop.steps))
-        if method.as_published:  # momentum of an optimizer that is made anew at every step never acts
-            self.architecture = torch.optim.SGD([self.slim.logits], lr=method.architecture_lr)
+        if method.as_published:
+            self.architecture = torch.optim.SGD(
+                [self.slim.logits], lr=method.architecture_lr, momentum=0.9, weight_decay=4e-5
+            )
         else:
             self.architecture = torch.optim.Adam([self.slim.logits], lr=method.architecture_lr, betas=(0.5, 0.999))
         self.budgets = led(problem.budgets)

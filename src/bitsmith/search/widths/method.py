@@ -6,8 +6,8 @@ Zur, Baskin, Zheltonozhskii et al., Towards Learning of Filter-Level Heterogeneo
 1904.09872: slimmable weights, a replicator that trains each drawn network with the homogeneous ones, and a score that
 compares it with homogeneous networks of its own cost, L = .1 + LeakyReLU_.1(d). Where ours differs: budgets are hard
 (expected costs are led to limits that fall, and what the search ends with is brought inside exactly), the score
-function has a leave-one-out baseline, log-odds learn on the search split, and their optimizer lives through the whole
-search. `as_published` takes L alone, by plain SGD, and the likeliest widths, whatever they cost.
+function has a leave-one-out baseline, and log-odds learn on the search split, by Adam. `as_published` takes L alone, by
+the released code's SGD, and the likeliest widths, whatever they cost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WidthSearch(ABC):
         sample_steps: steps that each of them trains for, before all are scored.
         baseline: of the score function: "leave-one-out", or "none".
         start: every log-odds' first value; 2 keeps 88 % of the channels.
-        architecture_lr: of Adam (beta1 0.5) on the log-odds; as published, of plain SGD.
+        architecture_lr: of Adam (beta1 0.5) on the log-odds; as published, of SGD.
         weights_first: epochs in which only weights learn, of networks drawn from the first log-odds.
         falling: share of the remaining search in which the limits fall to the budgets.
         multiplier_step, square: see `FallingBudgets`.
@@ -76,8 +76,6 @@ class WidthSearch(ABC):
                 raise RecipeError(f"{name} of method {self.name!r} must be at least {least}, got {getattr(self, name)}")
         if not -20 <= self.start <= 20:
             raise RecipeError(f"start of method {self.name!r} is a log-odds within -20..20, got {self.start}")
-        if self.as_published and not self.blocks:
-            raise RecipeError("what is published decides whole blocks: as_published belongs to method 'block-binomial'")
         refuse_compiling(self)
         check_lead(self, "widths")
 
