@@ -57,7 +57,8 @@ def export(
     ] = None,
     no_fpu: Annotated[bool, typer.Option("--no-fpu", help="C code without any floating point.")] = False,
     vnni: Annotated[
-        bool, typer.Option("--vnni", help="ONNX files for x86 CPUs with VNNI alone: faster with 8-bit weights.")
+        bool,
+        typer.Option("--vnni", help="ONNX files faster with 8-bit weights, but exact only on x86 CPUs with VNNI."),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
