@@ -77,7 +77,7 @@ def _of_filters(draw: st.DrawFn, graph: NetworkGraph, *, maps: bool) -> tuple[Ne
     for zeros in (draw(st.booleans()), False):
         found = Blueprint(graph=graph, bits=draw(graphs.filter_bits(graph, zeros=zeros, maps=maps)))
         try:
-            found = prune(found).blueprint
+            found = prune(found).blueprint if zeros or draw(st.booleans()) else found
         except RunError:
             continue
         return found.graph, [(bits.weight, bits.activation) for bits in found.bits.values()]

@@ -33,9 +33,9 @@ def test_a_chain_by_hand():
     }
     found = prune(Blueprint(graph=graph, bits=bits))
     assert found.blueprint.bits == {
-        "conv0": Bits(weight=(2, 4, 2), activation=8),
-        "conv1": Bits(weight=(8, 8, 8, 2), activation=4),
-        "fc": Bits(weight=(2, 3, 2, 2, 2), activation=(1, 2, 4, 6)),
+        "conv0": Bits(weight=(2, 2, 4), activation=8),
+        "conv1": Bits(weight=(2, 8, 8, 8), activation=4),
+        "fc": Bits(weight=(2, 3, 2, 2, 2), activation=(6, 1, 2, 4)),
     }
     assert [found.blueprint.graph[name].shape[0] for name in ("conv0", "relu0", "conv1", "flat", "fc")] == [
         3,
@@ -44,7 +44,8 @@ def test_a_chain_by_hand():
         4,
         5,
     ]
-    assert found.left("conv1").tolist() == [0, 1, 3, 5]
+    assert found.left("conv0").tolist() == [0, 3, 2]
+    assert found.left("conv1").tolist() == [5, 0, 1, 3]
     # 3 * 27 weights at 2, 4, 2 bits; 4 * 27 at 8 and 2; 5 * 4 at 2 and 3.
     assert exact("weights", found.blueprint.graph, found.blueprint.bits) == (14 + 14) + (81 + 7) + (4 + 2)
 
@@ -98,6 +99,69 @@ def test_removed_filters_are_not_built_nor_priced():
             use(blueprint)
 
 
+def test_the_order_of_a_sum_is_its_first_layers():
+    """conv2 of the first block follows the stem, which its channels are added to; `down` agrees with conv2 of its."""
+    graph = graphs.residual(channels=4)
+    bits = graphs.uniform_bits(graph, 2, 8) | {
+        "stem": Bits(weight=(8, 2, 4, 2), activation=8),
+        "a.conv2": Bits(weight=(2, 8, 2, 4), activation=8),
+        "b.conv1": Bits(weight=(2, 2, 2, 8, 8, 2, 2, 2), activation=(8, 4, 2, 1)),
+        "b.conv2": Bits(weight=(8, 2, 8, 2, 8, 2, 8, 2), activation=8),
+        "b.down": Bits(weight=(4, 2, 8, 1, 4, 2, 8, 1), activation=8),
+        "fc": Bits(weight=(8, 2, 2, 2, 2), activation=8),
+    }
+    found = prune(Blueprint(graph=graph, bits=bits))
+    assert found.left("stem").tolist() == found.left("a.add").tolist() == [1, 3, 2, 0]
+    assert {name: found.blueprint.bits[name].weight for name in bits} == {
+        "stem": (2, 2, 4, 8),
+        "a.conv1": 2,
+        "a.conv2": (8, 4, 2, 2),
+        "b.conv1": (2, 2, 2, 2, 2, 2, 8, 8),
+        "b.conv2": (2, 2, 2, 2, 8, 8, 8, 8),
+        "b.down": (1, 1, 2, 2, 4, 4, 8, 8),
+        "fc": (8, 2, 2, 2, 2),
+    }
+    assert found.blueprint.bits["b.conv1"].activation == (4, 1, 2, 8)
+    # Two layers say where their filters are: conv2 and the classifier, whose outputs stay.
+    places = exact("size", graph, bits) - exact("size", graph, found.blueprint.bits)
+    assert places == 4 + 8 + 8 + 8
+
+
+def test_groups_and_halves_keep_to_themselves():
+    s = graphs.Sketch()
+    y = s.conv("grouped", s.conv("stem", "x", 6), 4, groups=2)
+    left, right = (s.put("split", name, (2, 8, 8), y, start=start) for name, start in (("left", 0), ("right", 2)))
+    graph = s.graph(s.conv("last", s.concat("concat", s.conv("own", left, 2), right), 3))
+    bits = graphs.uniform_bits(graph, 2, 8) | {
+        "stem": Bits(weight=(8, 4, 2, 8, 4, 2), activation=8),
+        "grouped": Bits(weight=(8, 2, 4, 2), activation=8),
+    }
+    found = prune(Blueprint(graph=graph, bits=bits))
+    assert found.left("stem").tolist() == [2, 1, 0, 5, 4, 3]
+    assert found.blueprint.bits["stem"].weight == (2, 4, 8, 2, 4, 8)
+    assert sorted(found.left("left").tolist()) == [0, 1]
+
+
+@given(data=st.data())
+def test_what_is_in_order_stays(data):
+    """What was pruned is not changed by pruning, and no layer that could rise falls."""
+    graph = data.draw(graphs.random_graphs())
+    try:
+        found = prune(Blueprint(graph=graph, bits=data.draw(graphs.filter_bits(graph)))).blueprint
+    except RunError:
+        assume(False)
+        return
+    assert prune(found).blueprint is found
+    coupling = couple(found.graph)
+    for units in coupling.alike:
+        if coupling.pinned[units].any() or coupling.shuffled[units].any():
+            continue
+        makers = [layer for layer in found.graph.layers if set(coupling.units[layer.name]) & set(units)]
+        first = next((m for m in makers if not isinstance(found.bits[m.name].weight, int)), None)
+        if first is not None and len(coupling.units[first.name]) == len(units):
+            assert list(found.bits[first.name].weight) == sorted(found.bits[first.name].weight)
+
+
 ZERO_AT_ZERO = {"hard_swish", "silu", "tanh", "gelu", "leaky_relu", "relu", "relu6"}
 
 
@@ -113,13 +177,13 @@ def test_the_narrower_network_is_the_masked_one(data):
         assume(False)
         return
     gone = ~found.kept
-    assume(gone.any())
+    assume(gone.any() or (found.order != np.arange(len(gone))).any())
     network = randomized(graph)
     # A sigmoid makes 1/2 of a removed channel, so what reads it has to go; elsewhere nothing of the readers changes.
     inputs_too = any(node.op in ("sigmoid", "hard_sigmoid") for node in graph.nodes)
     mask(network, coupling, gone, inputs_too=inputs_too)
     narrow = build(float_blueprint(found.blueprint.graph)).double().eval()
-    narrow.load_state_dict(cut_state(coupling, found.kept, network.state_dict()))
+    narrow.load_state_dict(cut_state(coupling.graph, found.left, network.state_dict()))
     x = torch.randn(3, *graph.input_shape, dtype=torch.float64)
     torch.testing.assert_close(narrow(x), network(x), rtol=1e-10, atol=1e-10)
 

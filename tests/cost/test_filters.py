@@ -132,8 +132,10 @@ def test_expected_is_exact_at_one_hot_for_bops(data):
 def test_places_of_many_filters_take_two_bytes():
     s = graphs.Sketch((3, 4, 4))
     graph = s.graph(s.conv("conv", "x", 300, kernel=1))
-    mixed = exact("size", graph, {"conv": Bits(weight=(2,) * 150 + (4,) * 150, activation=8)})
+    mixed = exact("size", graph, {"conv": Bits(weight=(4,) * 150 + (2,) * 150, activation=8)})
     assert mixed == 3 * 256 + 16 + math.ceil(900 / 8) + 225 + 6 * 300
+    rising = exact("size", graph, {"conv": Bits(weight=(2,) * 150 + (4,) * 150, activation=8)})
+    assert rising == mixed - 2 * 300
 
 
 def test_targets_price_what_they_know():

@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
+from bitsmith.blueprint import Bits, Blueprint, prune
 from bitsmith.cost import exact
+from bitsmith.cost.layout import order_bytes
 from bitsmith.deploy import LEVELS, verify_onnx, write_onnx
 from bitsmith.deploy.operators import Table
 from bitsmith.deploy.packing import pack_layer
@@ -90,6 +92,22 @@ def test_every_filter_is_stored_at_its_bits(draft, case_of, tmp_path):
             name = f"{layer.name}.weight8" if width == 8 else f"{layer.name}.packed{width}"
             assert stored[name].nbytes == math.ceil(count * width / 8) if count else name not in stored
         assert stored[f"{layer.name}.places"].nbytes == layer.out_channels
+
+
+def test_filters_in_order_need_no_places(draft, case_of, tmp_path):
+    """Neither the file nor the priced size has them; maps go with the filters that make them."""
+    d = draft(3, 12, 12)
+    wide(d)
+    graph, bits = d.graph(), {}
+    for layer, (weight, activation) in zip(graph.layers, bits_of(graph, (1, 2, 4, 8), (2, 8)), strict=True):
+        bits[layer.name] = Bits(weight=weight, activation=activation)
+    pruned = prune(Blueprint(graph=graph, bits=bits)).blueprint
+    case = case_of(pruned.graph, [(b.weight, b.activation) for b in pruned.bits.values()])
+    stored = {t.name for t in onnx.load(check(case, tmp_path)).graph.initializer}
+    out_of_order = [layer for layer in graph.layers if f"{layer.name}.places" in stored]
+    assert 0 < len(out_of_order) < len(graph.layers)  # what is added to the sum's first operand, the classifier
+    for layer in graph.layers:
+        assert order_bytes(layer, pruned.bits[layer.name]) == (layer.out_channels if layer in out_of_order else 0)
 
 
 def test_size_is_within_the_bound(draft, case_of, tmp_path):

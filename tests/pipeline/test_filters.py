@@ -60,7 +60,7 @@ def test_the_whole_job(digits, tmp_path):
     assert blueprint.graph["depth.0"].groups == 9
     assert summarize_bits(blueprint) == "w1-8 a4-8"
     task = bs.Task(data=digits)
-    state = cut_state(pruned.coupling, pruned.kept, captured.state)
+    state = cut_state(pruned.coupling.graph, pruned.left, captured.state)
     plan = bs.TrainPlan(epochs=3, batch_size=64, lr=0.1)
     net = bs.train(task, blueprint, plan, float_state=state)
     files = bs.export(net, tmp_path)

@@ -53,6 +53,33 @@ class Coupling:
     pinned: np.ndarray
     shuffled: np.ndarray
 
+    @cached_property
+    def alike(self) -> tuple[np.ndarray, ...]:
+        """The units in sets of alike ones: equally often in every node, pinned ones apart.
+
+        Each set in order, the sets by their first unit. Alike units that are neither pinned nor shuffled may change
+        places: the network stays the same but for the order of its channels.
+
+        Example:
+            Of a residual block, the image, the stream, what is inside:
+
+            >>> [units.tolist() for units in couple(block).alike]
+            [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10]]
+        """
+        seen: list[list[tuple[int, int]]] = [[(-1, 1)] if pinned else [] for pinned in self.pinned]
+        for index, node in enumerate(self.graph.nodes):
+            units, counts = np.unique(self.units[node.name], return_counts=True)
+            for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+                seen[unit].append((index, count))
+        found: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for unit, places in enumerate(seen):
+            found.setdefault(tuple(places), []).append(unit)
+        return tuple(np.array(units) for units in found.values())
+
+    def left(self, kept: np.ndarray, node: str) -> np.ndarray:
+        """The output channels of a node that are left where some units are (`kept`, bool [units]), in order."""
+        return np.flatnonzero(kept[self.units[node]])
+
     def filters(self, unit: int) -> dict[str, tuple[int, ...]]:
         """The filters that make a unit's channels: priced layer -> numbers of its output channels."""
         return self._filters[unit]

@@ -12,8 +12,9 @@ channels, and float32 scales with int32 biases would add 2.7 kB to 20 kB of 2-bi
   and a float32 scale, 8 bytes. Steps from integers to floats and back are in its header. What float layers make
   unnecessary is counted all the same: the table of the pixels where the first layer reads numbers, and that of a
   function whose values only a float layer reads.
-- Filters that differ in bits are stored by rising bits, each bit-width as a stream of its own, and which filter comes
-  where: a byte per filter, two where there are more than 256.
+- Filters that differ in bits are stored by rising bits, each bit-width as a stream of its own. Where that isn't their
+  order in the layer (`prune` brings it about where it can) also which filter comes where: a byte per filter, two where
+  there are more than 256.
 - A priced layer that reads a stream with fewer than 8 activation bits narrows it by a table of 256 bytes. Where maps
   differ in bits, every bit-width has a table, and every map a byte that says which.
 - A layer used several times stores its weights once; a narrowing table more where it reads with and without sign.
@@ -125,8 +126,8 @@ def weight_bytes(layer: LayerSpec, bits: Bits) -> int:
 
 
 def order_bytes(layer: LayerSpec, bits: Bits) -> int:
-    """Bytes that say which filter is stored where; none where all have equal bits."""
-    if isinstance(bits.weight, int):
+    """Bytes that say which filter is stored where; none where all have equal bits, or rising ones."""
+    if isinstance(bits.weight, int) or list(bits.weight) == sorted(bits.weight):
         return 0
     return layer.out_channels * (1 if layer.out_channels <= 256 else 2)
 

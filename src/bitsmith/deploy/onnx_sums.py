@@ -61,7 +61,7 @@ def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]
         ]
         writer.call(unpack_function, inputs, [target], bits=[packed.bits])
     if len(parts) > 1:
-        _arrange(writer, name, [(filters, f"{name}.weight{part.bits}") for filters, part, _ in parts], unpacked)
+        _join(writer, name, [(filters, f"{name}.weight{part.bits}") for filters, part, _ in parts], unpacked)
     if silent:
         writer.call(silence_function, [unpacked, f"{name}.half"], [signed])
     if signed != names["weight"]:
@@ -76,11 +76,14 @@ def _write_parameters(writer: Writer, operator: Conv | Logits) -> dict[str, str]
     return names
 
 
-def _arrange(writer: Writer, name: str, parts: list[tuple[np.ndarray, str]], target: str) -> None:
+def _join(writer: Writer, name: str, parts: list[tuple[np.ndarray, str]], target: str) -> None:
     """Filters that are stored by rising bits, in the order of the layer's channels: for each its place among them."""
     places = np.argsort(np.concatenate([filters for filters, _ in parts]))
+    in_order = (places == np.arange(len(places))).all()
     places = places.astype(np.uint8 if len(places) <= 256 else np.uint16)
-    stored = writer.node("Concat", [part for _, part in parts], f"{name}.stored", axis=0)
+    stored = writer.node("Concat", [part for _, part in parts], target if in_order else f"{name}.stored", axis=0)
+    if in_order:
+        return
     writer.call(arrange_function, [stored, writer.constant(f"{name}.places", places)], [target])
 
 

@@ -44,6 +44,7 @@ class FilterWise(Quantizer):
         self.counts = {bits: self.widths.count(bits) for bits in sorted(set(widths))}
         self.parts = nn.ModuleDict({str(bits): make(bits, (n, *shape[1:])) for bits, n in self.counts.items()})
         order = np.argsort(self.widths, kind="stable")
+        self._rising = self.widths == tuple(sorted(self.widths))  # nothing to arrange
         self.register_buffer("order", torch.from_numpy(order), persistent=False)
         self.register_buffer("places", torch.from_numpy(np.argsort(order)), persistent=False)
         self.odds = tuple(self._part(bits).odd for bits in self.widths)
@@ -54,11 +55,12 @@ class FilterWise(Quantizer):
 
     def _each(self, x: Tensor) -> list[tuple[Quantizer, Tensor]]:
         """The quantizers with their filters, by rising bits."""
-        pieces = x[self.order].split(list(self.counts.values()))
+        pieces = (x if self._rising else x[self.order]).split(list(self.counts.values()))
         return [(self._part(bits), piece) for bits, piece in zip(self.counts, pieces, strict=True)]
 
     def _arranged(self, pieces: list[Tensor], x: Tensor) -> Tensor:
-        y = torch.cat(pieces)[self.places]
+        y = torch.cat(pieces)
+        y = y if self._rising else y[self.places]
         channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.channels_last) if channels_last else y
 

@@ -27,7 +27,7 @@ from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.space.cut import cut_state
 from bitsmith.space.pins import Pin
 from bitsmith.space.precision import precision
-from bitsmith.space.widths import alike, kept_units
+from bitsmith.space.widths import kept_units
 
 # Widths that `largest_width` tells apart: a step changes a layer of 500 channels by one at most.
 STEPS = 1000
@@ -53,7 +53,7 @@ class Narrowed:
 
     def left(self, node: str) -> np.ndarray:
         """The output channels of a node of the given network that are left, in order."""
-        return np.flatnonzero(self.kept[self.coupling.units[node]])
+        return self.coupling.left(self.kept, node)
 
     def state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The given network's weights and BatchNorms, of the channels that are left alone.
@@ -63,7 +63,7 @@ class Narrowed:
         Args:
             state: as `Captured.state`.
         """
-        return cut_state(self.coupling, self.kept, state)
+        return cut_state(self.coupling.graph, self.left, state)
 
     def note(self) -> str:
         """What became narrower, for people."""
@@ -117,7 +117,7 @@ def narrowed(graph: NetworkGraph, width: float, *, divisor: int = 1) -> Narrowed
     if divisor < 1:
         raise RecipeError(f"the divisor of channel counts must be at least 1, got {divisor}")
     coupling = couple(graph)
-    return _narrowed(coupling, alike(coupling), width, divisor)
+    return _narrowed(coupling, coupling.alike, width, divisor)
 
 
 def narrow(graph: NetworkGraph, width: float, *, divisor: int = 1) -> NetworkGraph:
@@ -160,7 +160,7 @@ def largest_width(
     )
     bits = space.uniform(weight, activation).bits
     coupling = couple(graph)
-    sets = alike(coupling)
+    sets = coupling.alike
 
     def at(step: int) -> NetworkGraph:
         return _narrowed(coupling, sets, step / STEPS, 1).graph

@@ -24,24 +24,11 @@ from bitsmith.blueprint import PRICED, Coupling
 _FILTER = 1000.0
 
 
-def alike(coupling: Coupling) -> list[np.ndarray]:
-    """The units in sets of alike ones, pinned ones apart; each set in order, the sets by their first unit."""
-    seen: list[list[tuple[int, int]]] = [[(-1, 1)] if pinned else [] for pinned in coupling.pinned]
-    for index, node in enumerate(coupling.graph.nodes):
-        units, counts = np.unique(coupling.units[node.name], return_counts=True)
-        for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
-            seen[unit].append((index, count))
-    found: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for unit, places in enumerate(seen):
-        found.setdefault(tuple(places), []).append(unit)
-    return [np.array(units) for units in found.values()]
-
-
 def kept_units(coupling: Coupling, sets: Sequence[np.ndarray], width: float, *, divisor: int = 1) -> np.ndarray:
     """The units that a network of a width keeps, bool [units].
 
     Args:
-        sets: of `alike`.
+        sets: of `Coupling.alike`.
         width: 0 < width <= 1.
     """
     free = np.array([not coupling.pinned[units[0]] for units in sets])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from bitsmith.blueprint import Bits, Blueprint, Options, couple, plan_grids, prune
 from bitsmith.cost import TARGETS, price
-from bitsmith.cost.layout import operators
+from bitsmith.cost.layout import operators, order_bytes
 from bitsmith.errors import RunError
-from bitsmith.search.filters.costs import RELAXED, RelaxedCosts
+from bitsmith.search.filters.costs import RELAXED, RelaxedCosts, rising_layers
 from bitsmith.search.filters.soft import Shares
 from bitsmith.space import Precision
 
@@ -46,19 +46,32 @@ def test_at_one_hot(case):
     assume(pruned is not None)
     found = pruned.blueprint
     exact = price(found.graph, found.bits)
-    relaxed = dict(zip(RELAXED, map(float, RelaxedCosts(space, coupling, RELAXED)(shares)), strict=True))
+    rising = rising_layers(space, coupling)
+    costs = RelaxedCosts(space, coupling, RELAXED, rising=rising)
+    relaxed = dict(zip(RELAXED, map(float, costs(shares)), strict=True))
     for cost in ("params", "macs", "bitops"):
         assert relaxed[cost] == exact[cost]
     streams = sum(len(bits.weight_widths) for bits in found.bits.values())
     assert relaxed["weights"] <= exact["weights"] < relaxed["weights"] + streams
     sums = sum(layer.macs for layer in found.graph.layers)  # at most one accumulator bit for each
     assert relaxed["bops"] <= exact["bops"] * (1 + 1e-12) <= relaxed["bops"] + sums + 1e-6
-    # Where all filters of a layer come to one number of bits, their places are not stored; what is not left of a
-    # concat's operands may need no table of another sign.
-    places = sum(layer.out_channels for layer in found.graph.layers if isinstance(found.bits[layer.name].weight, int))
+    # Where filters end in order, or at one number of bits, their places are not stored; what is not left of a concat's
+    # operands may need no table of another sign.
+    in_order = {layer.name for layer in found.graph.layers if order_bytes(layer, found.bits[layer.name]) == 0}
+    assert rising <= in_order
+    places = sum(layer.out_channels for layer in found.graph.layers if layer.name in in_order - rising)
     assert relaxed["size"] - places - 1e-6 <= exact["size"] < relaxed["size"] + streams
     calls = 100 * operators(space.template.graph, plan_grids(space.template.graph))
     assert relaxed["flash"] == 10_000 + calls + relaxed["size"]
+
+
+def test_which_layers_will_rise():
+    """The stem has one choice, so the sum's order is conv2's; `down` comes after its conv2; outputs stay."""
+    graph = graphs.residual(channels=4)
+    options = {layer.name: Options(weight=WEIGHT, activation=ACTIVATION) for layer in graph.layers}
+    options["stem"] = Options(weight=(8,), activation=(8,))
+    space = Precision(template=graphs.blueprint(graph), options=options)
+    assert rising_layers(space, couple(graph)) == {"a.conv1", "a.conv2", "b.conv1", "b.conv2"}
 
 
 @given(choices(), st.floats(0.1, 0.9))

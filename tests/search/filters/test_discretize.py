@@ -162,7 +162,14 @@ def risen(space, choice, removable):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "budgets",
-    [["weights=50B"], ["weights=150B"], ["size=1400B"], ["bitops=300k", "weights=200B"], ["bops=400k", "ram=1kB"]],
+    [
+        ["weights=50B"],
+        ["weights=150B"],
+        ["size=1400B"],
+        ["size=1500B"],
+        ["bitops=300k", "weights=200B"],
+        ["bops=400k", "ram=1kB"],
+    ],
     ids=" ".join,
 )
 def test_no_single_move_upward_fits(seed, budgets, monkeypatch):

@@ -82,7 +82,7 @@ def test_at_one_hot_it_is_the_pruned_network(draw, seed):
     plain = {
         n: v for n, v in soft.network.state_dict().items() if "quantize_" not in n and not n.startswith("streams.")
     }
-    built.load_float(cut_state(coupling, pruned.kept, plain))
+    built.load_float(cut_state(coupling.graph, pruned.left, plain))
     built.streams.load_state_dict(soft.network.streams.state_dict())
     for name, layer in built.priced():
         source = soft.network.layer(name)

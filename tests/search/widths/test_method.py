@@ -1,6 +1,7 @@
 """The two searches of widths: the contract of every method, and what is their own."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ class WidthContract(MethodContract):
         groups = width_groups(problem.space.template.graph, blocks=method.blocks)
         for result in (found, still):
             kept = groups.kept([group["kept"] for group in result.details["widths"]])
-            cut = cut_state(groups.coupling, kept, problem.float_state)
+            cut = cut_state(groups.coupling.graph, partial(groups.coupling.left, kept), problem.float_state)
             own = {name: value for name, value in result.state.items() if "step" not in name}
             assert {name: value.shape for name, value in own.items()} == {n: v.shape for n, v in cut.items()}
         for name in (name for name in cut if "running" not in name and "num_batches" not in name):

@@ -1,6 +1,7 @@
 """The slimmable network: every width computes what the network cut to it computes."""
 
 from dataclasses import replace
+from functools import partial
 
 import graphs
 import numpy as np
@@ -48,7 +49,7 @@ def test_homogeneous_networks_are_the_narrow_ones(draw, quantizer, k):
             if k < len(SHARES) - 1:
                 state[f"{name.replace('/', '.')}.norm.{part}"] = getattr(own, part)[k]
     units = slim.groups.coupling.units
-    cut = cut_state(slim.groups.coupling, kept, state)
+    cut = cut_state(slim.groups.coupling.graph, partial(slim.groups.coupling.left, kept), state)
     for name in [name for name in cut if name.endswith("quantize_weight.log_step") and len(cut[name]) > 1]:
         cut[name] = cut[name][np.flatnonzero(kept[units[name.removesuffix(".quantize_weight.log_step")]])]
     narrow.load_state_dict(cut)

@@ -80,13 +80,13 @@ def _part(
     else:
         stream, gain, offset = pack_codes(codes, part.bits, odd=part.odd, shift=part.shift)
         half = pack_layer(part).half
-    which = "0"
-    if chosen is not None:
+    which, first = "0", 0 if chosen is None else int(chosen[0])
+    if chosen is not None and (chosen != first + np.arange(len(chosen))).any():
         which = source.array(f"filters{name}", chosen.astype(np.uint16 if source.wide else np.uint8))
     streamed = source.array(f"weights{name}", stream)
     scales = source.array(f"half{name}", half[places].view(np.uint16))
     biases = source.array(f"bias{name}", part.stored_bias[places].astype(np.int16))
-    return f"{{{streamed}, {which}, {scales}, {biases}, {len(places)}, {part.bits}, {gain}, {offset}}}"
+    return f"{{{streamed}, {which}, {scales}, {biases}, {first}, {len(places)}, {part.bits}, {gain}, {offset}}}"
 
 
 def _narrowing(source: Source, place: int, operator: Conv | Logits) -> tuple[str, str]:

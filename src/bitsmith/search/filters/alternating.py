@@ -67,7 +67,8 @@ class Alternating(Learner):
         else:
             self.architecture = torch.optim.Adam(self.alphas.values(), lr=method.architecture_lr)
         budgets = [] if method.as_published else led(problem.budgets)
-        self.costs = RelaxedCosts(problem.space, partitions.coupling, [budget.cost for budget in budgets])
+        names, rising = [budget.cost for budget in budgets], partitions.rising
+        self.costs = RelaxedCosts(problem.space, partitions.coupling, names, rising=rising)
         with torch.no_grad():
             first = [value.item() for value in self.costs(partitions.shares(self.probabilities()))]
         steps = (method.plan.epochs - method.weights_first) * method.architecture_steps

@@ -6,9 +6,9 @@ A layer's cost is a sum over its filters and the maps that each of them reads, s
     bitops = positions window sum_b b E[a] N_b,    and so on.
 
 At one-hot shares params, macs and bitops are exactly those of the pruned network. The others are relaxed by what has no
-slope: weights and size leave out that streams end in whole bytes and take the places of filters as given where a layer
-has several options; bops takes log2 instead of its ceiling. Size expects a table for every bit-width that some map of a
-layer has, as if maps were independent:
+slope: weights and size leave out that streams end in whole bytes; size takes the places of filters as given where a
+layer has several options, and its filters may end in another order than that of their bits; bops takes log2 instead of
+its ceiling. Size expects a table for every bit-width that some map of a layer has, as if maps were independent:
 
     256 (sum_b (1 - prod_m (1 - q_mb)) - A) + maps (1 - A),    A = sum_b prod_m q_mb: that all are alike
 
@@ -17,10 +17,11 @@ and where they are alike a table where they are narrowed. These costs lead a sea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from bitsmith.search.filters.soft import Shares
 from bitsmith.space import Precision
 
 RELAXED: tuple[str, ...] = ("params", "weights", "size", "flash", "macs", "bitops", "bops")
-_STORED = ("size", "flash")  # flash: size and what code takes
+STORED = ("size", "flash")  # flash: size and what code takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,24 @@ class _Layer:
     narrows: bool  # whether a table brings maps that are alike to fewer bits
 
 
+def rising_layers(space: Precision, coupling: Coupling) -> frozenset[str]:
+    """The layers whose filters `prune` can put in the order of their bits, whatever the choices are.
+
+    They make all of the channels that may change places with each other, and no layer before them, whose order goes
+    first, has a choice.
+    """
+    fixed = coupling.pinned | coupling.shuffled
+    sets = {tuple(units.tolist()) for units in coupling.alike if not fixed[units[0]]}
+    found, decided = set[str](), np.zeros(len(fixed), bool)
+    for layer in space.template.graph.layers:
+        units = coupling.units[layer.name]
+        if len(space.options[layer.name].weight) > 1:
+            if tuple(sorted(units.tolist())) in sets and not decided[units].any():
+                found.add(layer.name)
+            decided[units] = True
+    return frozenset(found)
+
+
 @final
 class RelaxedCosts:
     """The expected values of some costs.
@@ -58,19 +77,23 @@ class RelaxedCosts:
     Args:
         names: among `RELAXED`.
         coupling: of the space's graph.
+        rising: layers whose filters end in the order of their bits.
 
     Raises:
         BudgetError: a cost that the space doesn't know, such as flash of a target that has none.
     """
 
-    def __init__(self, space: Precision, coupling: Coupling, names: Sequence[str]) -> None:
+    def __init__(
+        self, space: Precision, coupling: Coupling, names: Sequence[str], *, rising: Collection[str] = ()
+    ) -> None:
         assert set(names) <= set(RELAXED), names
         graph, plan = space.template.graph, space.template.grids
         self.names = tuple(names)
         self._layers = []
         for spec in graph.layers:
             node, options = graph[spec.name], space.options[spec.name]
-            place = 0 if len(options.weight) == 1 else 1 if spec.out_channels <= 256 else 2
+            stored = len(options.weight) > 1 and spec.name not in rising
+            place = 0 if not stored else 1 if spec.out_channels <= 256 else 2
             self._layers.append(
                 _Layer(
                     spec=spec,
@@ -92,7 +115,7 @@ class RelaxedCosts:
         self._fixed = {
             name: find_cost(name, space.costs).fixed(graph, plan) - PER_AFFINE_CHANNEL * channels
             for name in names
-            if name in _STORED
+            if name in STORED
         }
 
     def __call__(self, shares: Shares) -> list[Tensor]:

@@ -42,7 +42,7 @@ def _many_at_once(choice: Choice, odds: Odds, pricing: Pricing) -> Choice:
             else:
                 high = middle - 1
         if low < len(moves):
-            refused.add(_kind(choice, odds, moves[low]))
+            refused.add(_kind(choice, odds, moves[low], pricing))
         choice = fitting
     return choice
 
@@ -52,7 +52,7 @@ def _one_by_one(choice: Choice, odds: Odds, pricing: Pricing) -> Choice:
     while True:
         before, refused = choice, set[_Kind]()
         for move, _ in _by_worth(choice, odds, pricing):
-            kind = _kind(choice, odds, move)
+            kind = _kind(choice, odds, move, pricing)
             if kind in refused or (move.layer and not _rises(choice, move)):
                 continue
             if tried == _TRIED:
@@ -73,7 +73,7 @@ def _with_room(choice: Choice, odds: Odds, pricing: Pricing, refused: set[_Kind]
     room = [left for left, _ in pricing.room(choice)]
     accepted: dict[tuple[str, int], Move] = {}
     for move, costs in _by_worth(choice, odds, pricing):
-        free = move.of not in accepted and _kind(choice, odds, move) not in refused
+        free = move.of not in accepted and _kind(choice, odds, move, pricing) not in refused
         if free and all(cost <= left for cost, left in zip(costs, room, strict=True)):
             room = [left - cost for cost, left in zip(costs, room, strict=True)]
             accepted[move.of] = move
@@ -96,9 +96,19 @@ def _rises(choice: Choice, move: Move) -> bool:
     return move.option > (choice.activation[move.layer] if move.place < 0 else choice.weight[move.layer][move.place])
 
 
-def _kind(choice: Choice, odds: Odds, move: Move) -> _Kind:
-    if move.layer:
-        now = -1 if move.place < 0 else int(choice.weight[move.layer][move.place])
-        return move.layer, now, move.option
-    filters = [choice.weight[name][np.flatnonzero(units == move.place)] for name, units in odds.units.items()]
-    return odds.nodes[:, move.place].tobytes(), *(tuple(sorted(bits.tolist())) for bits in filters)
+def _kind(choice: Choice, odds: Odds, move: Move, pricing: Pricing) -> _Kind:
+    if not move.layer:
+        return _of_unit(choice, odds, move.place)
+    now = -1 if move.place < 0 else int(choice.weight[move.layer][move.place])
+    kind = move.layer, now, move.option
+    if move.place < 0 or not pricing.stores_places:
+        return kind
+    # Whether a layer's filters can be put in the order of their bits depends on the others that must go with them, and
+    # on their places where these are fixed.
+    unit = int(odds.units[move.layer][move.place])
+    return *kind, *_of_unit(choice, odds, unit), *(() if pricing.moves[unit] else (move.place,))
+
+
+def _of_unit(choice: Choice, odds: Odds, unit: int) -> _Kind:
+    filters = [choice.weight[name][np.flatnonzero(units == unit)] for name, units in odds.units.items()]
+    return odds.nodes[:, unit].tobytes(), *(tuple(sorted(bits.tolist())) for bits in filters)

@@ -25,7 +25,7 @@ from bitsmith.blueprint import FLOAT, Budget, Pruned, format_cost
 from bitsmith.cost import exact, fits
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import build
-from bitsmith.search.filters.costs import RELAXED, RelaxedCosts, led
+from bitsmith.search.filters.costs import RELAXED, RelaxedCosts, led, rising_layers
 from bitsmith.search.filters.discretize import FilterDiscretizer
 from bitsmith.search.filters.fewest import fewest_filters
 from bitsmith.search.filters.soft import SoftFilters, removable_units
@@ -161,7 +161,7 @@ class Filters:
         """The found network with the shared weights of its filters, calibrated, its BatchNorms re-estimated."""
         shared = {name: value for name, value in soft.network.state_dict().items() if not _is_quantizers(name)}
         network = build(pruned.blueprint).to(soft.gates.device)
-        network.load_float(cut_state(pruned.coupling, pruned.kept, shared))
+        network.load_float(cut_state(pruned.coupling.graph, pruned.left, shared))
         data, batch_size = problem.task.data.train, self.plan.batch_size
         calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))
         seed = derive(problem.seed, "norms")
@@ -210,7 +210,9 @@ class _Searching(JointLearner):
         decided = self.soft.architecture()
         optimizer = make_optimizer(self.soft, method.plan, leave_out=decided)
         budgets = led(problem.budgets)
-        self.costs = RelaxedCosts(problem.space, self.soft.coupling, [budget.cost for budget in budgets])
+        names, coupling = [budget.cost for budget in budgets], self.soft.coupling
+        rising = rising_layers(problem.space, coupling)
+        self.costs = RelaxedCosts(problem.space, coupling, names, rising=rising)
         with torch.no_grad():
             first = [value.item() for value in self.costs(self.soft.shares())]
         lead = method.weights_first * loop.steps_per_epoch

@@ -49,6 +49,7 @@ class Partitions:
         makers: of the maps that each layer reads.
         readers: the layers that read some map of a layer and may choose its bits.
         used: for each layer the bits that can come out.
+        rising: the layers whose filters have rising bits in every partition.
 
     Raises:
         RecipeError: a pair whose bits a layer with a choice can't take, a layer that may stay float, or no choice.
@@ -75,6 +76,8 @@ class Partitions:
                 "more pairs, free the ends or unpin layers"
             )
         self.used = {name: self._used(name) for name in self.layers}
+        weights = {name: [weight for weight, _ in choices] for name, choices in self.choices.items()}
+        self.rising = frozenset(name for name, bits in weights.items() if bits == sorted(bits))
 
     @property
     def free(self) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from bitsmith.blueprint import Bits, Budget, Coupling, Pruned, cut
 from bitsmith.cost import exact, fits
 from bitsmith.search.filters.choices import Choice, gradients
-from bitsmith.search.filters.costs import RelaxedCosts, excess, led
+from bitsmith.search.filters.costs import STORED, RelaxedCosts, excess, led, rising_layers
 from bitsmith.search.filters.soft import Shares
 from bitsmith.space import Precision
 
@@ -24,11 +24,16 @@ class Pricing:
 
     Attributes:
         led: the budgets that have slopes.
+        moves: units that can change their place, bool [units].
+        stores_places: whether a cost depends on the order in which filters can be put.
     """
 
     def __init__(self, space: Precision, coupling: Coupling, budgets: Sequence[Budget]) -> None:
         self.space, self.coupling, self.budgets, self.led = space, coupling, tuple(budgets), led(budgets)
-        self._relaxed = RelaxedCosts(space, coupling, [budget.cost for budget in self.led])
+        rising = rising_layers(space, coupling)
+        self._relaxed = RelaxedCosts(space, coupling, [budget.cost for budget in self.led], rising=rising)
+        self.moves = ~(coupling.pinned | coupling.shuffled)
+        self.stores_places = any(budget.cost in STORED for budget in self.budgets)
 
     def network(self, choice: Choice) -> Pruned:
         """The network that a choice stands for."""

@@ -1,6 +1,6 @@
 """Which channels share one width.
 
-Units that occur equally often in every node (`bitsmith.space.widths.alike`: the channels of a residual stream, what
+Units that occur equally often in every node (`Coupling.alike`: the channels of a residual stream, what
 only a concatenation reads, a depthwise convolution with the one before it) are kept as a prefix: the first w of C. One
 decision is the width of one such set, or of a **block**: all sets of C units whose layers have equally many channels.
 Channels of the network's input and outputs have no width, and shuffled ones keep theirs, as a width of their own would
@@ -17,7 +17,6 @@ from typing import final
 import numpy as np
 
 from bitsmith.blueprint import PRICED, Blueprint, Coupling, NetworkGraph, couple, keep
-from bitsmith.space.widths import alike
 
 Widths = tuple[int, ...]  # of each group
 
@@ -93,7 +92,7 @@ def width_groups(graph: NetworkGraph, *, blocks: bool) -> WidthGroups:
     coupling = couple(graph)
     makers = [n for n in graph.nodes if (n.op in PRICED and not n.shares) or n.op == "affine"]
     found: dict[object, list[tuple[np.ndarray, list[str]]]] = {}
-    for number, units in enumerate(alike(coupling)):
+    for number, units in enumerate(coupling.alike):
         if coupling.pinned[units].any() or coupling.shuffled[units].any() or len(units) == 1:
             continue
         layers = [node for node in makers if np.isin(units[0], coupling.units[node.name])]

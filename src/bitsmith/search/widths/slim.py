@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast, final
 
 import numpy as np
@@ -161,7 +162,7 @@ class SlimNetwork(Stepped):
 
     def _slices(self, kept: np.ndarray, rows: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """What differs from the whole network's parameters and buffers, with gradients to the shared ones."""
-        device = self.logits.device
+        device, coupling = self.logits.device, self.groups.coupling
         whole = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
         state = dict(whole)
         for name, chosen in rows.items():
@@ -172,14 +173,14 @@ class SlimNetwork(Stepped):
         for node in self.blueprint.graph.nodes:
             if node.op not in PRICED or node.shares:
                 continue
-            stays = kept[self.groups.coupling.units[node.name]]
+            stays = kept[coupling.units[node.name]]
             if stays.all():
                 continue
             left = torch.from_numpy(np.flatnonzero(stays)).to(device)
             for name, value in state.items():  # what weight quantizers hold for each filter
                 if name.startswith(f"{node.name}.quantize_weight.") and value.ndim and len(value) == len(stays):
                     state[name] = value[left]
-        cut = cut_state(self.groups.coupling, kept, state)
+        cut = cut_state(coupling.graph, partial(coupling.left, kept), state)
         return {name: value for name, value in cut.items() if value is not whole[name]}
 
 

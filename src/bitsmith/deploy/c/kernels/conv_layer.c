@@ -6,7 +6,7 @@ typedef struct {
     const {{ filter_type }} *filters; /* which filter of the layer comes where; none: they are in order */
     const uint16_t *half;   /* half-precision scale of a filter, negative where all its weights are zero */
     const int16_t *bias;
-    dim count;
+    dim first, count; /* the first of the layer's filters, where they are in order */
     uint8_t bits;
     int16_t gain, offset;
 } part;
@@ -34,7 +34,7 @@ typedef struct {
 {%- endif %}
 static int32_t filter_of(const part *p, int32_t j)
 {
-    return p->filters ? (int32_t)p->filters[j] : j;
+    return p->filters ? (int32_t)p->filters[j] : p->first + j;
 }
 {%- if "conv" not in kernels %}
 #endif
