@@ -283,7 +283,7 @@ def test_inherited_weights_score(problem):
 def test_penalties_fall_where_options_grow():
     space = small_space()
     rng = np.random.default_rng(0)
-    losses = {d.name: rng.normal(size=len(d.options)).tolist() for d in space.decisions.decisions if len(d.options) > 1}
+    losses = {d.name: rng.normal(size=len(d.options)) for d in space.decisions.decisions if len(d.options) > 1}
     penalties = to_penalties(space, losses)
     assert set(penalties) == {d.name for d in space.decisions.decisions}
     for name, penalty in penalties.items():

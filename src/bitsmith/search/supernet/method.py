@@ -205,8 +205,9 @@ class Supernet:
                 folder=problem.folder,
                 watch=problem.watch,
             )
-            details["option_losses"] = losses
-            penalties = to_penalties(space, losses)
+            believed = losses.believed()
+            details |= {"option_losses": losses.means(), "trust": believed.trust}
+            penalties = to_penalties(space, believed.losses)
         best = Discretizer(space, problem.budgets).best(penalties)
         if self.refine:
             refined = refine(

@@ -17,6 +17,7 @@ from torch import Tensor
 from bitsmith.blueprint import Blueprint
 from bitsmith.quantize import Network, build
 from bitsmith.search.kept import Kept
+from bitsmith.search.shrink import Shrunk, shrink
 from bitsmith.search.supernet.network import SharedNetwork
 from bitsmith.search.supernet.slices import slices
 from bitsmith.space import Mobile
@@ -43,6 +44,28 @@ class Scoring:
     seed: int = 0
     loss_start: int = 0
     loss_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionLosses:
+    """Losses of every decision and option on the same batches of search data.
+
+    Args:
+        losses: decision -> [options, batches]; none of an only option.
+        images: in each batch.
+    """
+
+    losses: Mapping[str, np.ndarray]
+    images: tuple[int, ...]
+
+    def means(self) -> dict[str, list[float]]:
+        """Decision -> the mean loss of each option."""
+        return {name: np.average(losses, axis=1, weights=self.images).tolist() for name, losses in self.losses.items()}
+
+    def believed(self) -> Shrunk:
+        """As far as they differ by more than their noise among decisions of the same kind: `bitsmith.search.shrink`."""
+        kinds = {name: f"{name.rpartition('.')[2]} of {len(losses)}" for name, losses in self.losses.items()}
+        return shrink(self.losses, kinds, self.images)
 
 
 @torch.no_grad()
@@ -90,8 +113,8 @@ def measure_options(
     stage: str,
     folder: Path | None = None,
     watch: Watch = silent,
-) -> dict[str, list[float]]:
-    """Per decision the loss with it at each of its options and all others mixed by `p`; none for an only option.
+) -> OptionLosses:
+    """The losses with each decision at each of its options and all others mixed by `p`.
 
     Args:
         folder: where every measured option is kept as soon as it is done (sensitivities.json).
@@ -110,9 +133,10 @@ def measure_options(
     kept = Kept(folder / "sensitivities.json" if folder else None, settings)
     free = [d for d in trial.space.decisions.decisions if len(d.options) > 1]
     steps, done = sum(len(d.options) for d in free), 0
-    found: dict[str, list[float]] = {}
+    found: dict[str, np.ndarray] = {}
+    sizes: list[int] = []
     for decision in free:
-        found[decision.name] = []
+        losses = []
         for index, option in enumerate(decision.options):
             name = f"{decision.name} {option}"
             if name not in kept.values:
@@ -120,15 +144,17 @@ def measure_options(
                 one[index] = 1
                 trial.present = {**p, decision.name: one}
                 settle(trial, task, scoring)
-                kept.keep(name, _loss(trial.eval(), task, scoring))
-            found[decision.name].append(kept.values[name])
+                kept.keep(name, _losses(trial.eval(), task, scoring))
+            sizes = [size for size, _ in kept.values[name]]
+            losses.append([loss for _, loss in kept.values[name]])
             done += 1
             images = (scoring.norm_batches + scoring.loss_batches) * scoring.batch_size
             watch(Event(stage=stage, step=done, steps=steps, images=images))
-    return found
+        found[decision.name] = np.array(losses)
+    return OptionLosses(losses=found, images=tuple(sizes))
 
 
-def to_penalties(space: Mobile, losses: Mapping[str, list[float]]) -> dict[str, np.ndarray]:
+def to_penalties(space: Mobile, losses: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Penalties for `Discretizer`: per decision the loss above its best option.
 
     Where later options can do all that earlier ones can (more bits, channels, blocks, a larger kernel), they never
@@ -137,7 +163,7 @@ def to_penalties(space: Mobile, losses: Mapping[str, list[float]]) -> dict[str, 
     """
     values = {}
     for decision in space.decisions.decisions:
-        measured = np.array(losses.get(decision.name, [0.0] * len(decision.options)))
+        measured = losses.get(decision.name, np.zeros(len(decision.options)))
         if decision.name.rpartition(".")[2] in _GROWING:
             measured = isotonic_regression(measured, increasing=False).x
         values[decision.name] = measured - measured.min()
@@ -149,11 +175,17 @@ def to_penalties(space: Mobile, losses: Mapping[str, list[float]]) -> dict[str, 
 
 
 def _loss(network: torch.nn.Module, task: Task, scoring: Scoring) -> float:
+    scored = _losses(network, task, scoring)
+    return sum(size * loss for size, loss in scored) / sum(size for size, _ in scored)
+
+
+def _losses(network: torch.nn.Module, task: Task, scoring: Scoring) -> list[tuple[int, float]]:
+    """Images and mean loss of each batch."""
     device = next(network.parameters()).device
-    total, images = 0.0, 0
+    scored = []
     size = scoring.loss_size or scoring.batch_size
     batches = task.data.search.batches(batch_size=size, seed=scoring.seed, start=scoring.loss_start)
     for x, y in islice(batches, scoring.loss_batches):
         loss = task.compute_loss(network(x.to(device)).float(), y.to(device), smooth=False)
-        total, images = total + float(loss) * len(y), images + len(y)
-    return total / images
+        scored.append((len(y), float(loss)))
+    return scored
