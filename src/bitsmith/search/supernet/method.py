@@ -51,7 +51,8 @@ class Supernet:
         scaling: "none", "mask" (soft masks over their weighted mean) or "branch" (mixtures of unshared branches over
             their norm); see `bitsmith.search.supernet.parts`.
         path: "mixture" trains all choices in every step, "single" one drawn network.
-        score: what a network is chosen by: "sensitivity" (each option's measured loss) or "probability" (their log).
+        score: what a network is chosen by: "sensitivity" (each option's measured loss, as far as it is more than noise,
+            see `bitsmith.search.shrink`) or "probability" (their log).
         norm_batches, loss_batches: for re-estimating BatchNorm and for the loss, per option or network measured.
         refine: networks to score in an evolution around the one found; 0 is none. See `refine`.
         population: of a generation of it.
