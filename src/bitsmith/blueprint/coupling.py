@@ -58,7 +58,8 @@ class Coupling:
         """The units in sets of alike ones: equally often in every node, pinned ones apart.
 
         Each set in order, the sets by their first unit. Alike units that are neither pinned nor shuffled may change
-        places: the network stays the same but for the order of its channels.
+        places, the k-th channel of one in a tensor with the k-th of the other: the network stays the same but for the
+        order of its channels. So of what is split, the same ones of their channels are in each part.
 
         Example:
             Of a residual block, the image, the stream, what is inside:
@@ -68,9 +69,12 @@ class Coupling:
         """
         seen: list[list[tuple[int, int]]] = [[(-1, 1)] if pinned else [] for pinned in self.pinned]
         for index, node in enumerate(self.graph.nodes):
-            units, counts = np.unique(self.units[node.name], return_counts=True)
-            for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
-                seen[unit].append((index, count))
+            units = self.units[node.name]
+            which = occurrences(units)
+            if node.op == "split":
+                which = occurrences(self.units[node.inputs[0]])[node.start : node.start + len(units)]
+            for unit, occurrence in zip(units.tolist(), which.tolist(), strict=True):
+                seen[unit].append((index, occurrence))
         found: dict[tuple[tuple[int, int], ...], list[int]] = {}
         for unit, places in enumerate(seen):
             found.setdefault(tuple(places), []).append(unit)
@@ -146,6 +150,19 @@ def keep(coupling: Coupling, kept: np.ndarray) -> NetworkGraph:
     """
     assert kept[coupling.pinned].all()
     return replace(coupling.graph, nodes=tuple(_narrower(coupling, node, kept) for node in coupling.graph.nodes))
+
+
+def occurrences(units: np.ndarray) -> np.ndarray:
+    """For each channel how many before it are of its unit.
+
+    Example:
+        >>> occurrences(np.array([4, 7, 4, 4, 7])).tolist()
+        [0, 0, 1, 2, 1]
+    """
+    by_unit = np.argsort(units, kind="stable")
+    found = np.empty(len(units), np.int64)
+    found[by_unit] = np.arange(len(units)) - np.searchsorted(units[by_unit], units[by_unit])
+    return found
 
 
 def groups_removed(node: Node, in_channels: int) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 
 from bitsmith.blueprint.bits import Bits
 from bitsmith.blueprint.blueprint import Blueprint
-from bitsmith.blueprint.coupling import Coupling, couple, keep
+from bitsmith.blueprint.coupling import Coupling, couple, keep, occurrences
 from bitsmith.blueprint.graph import PRICED
 from bitsmith.errors import RunError
 
@@ -115,12 +115,9 @@ def cut(blueprint: Blueprint, coupling: Coupling, kept: np.ndarray) -> Pruned:
 
 def _left(units: np.ndarray, kept: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Which channel of a node comes to each place that is left: the k-th of its unit to the k-th of the unit there."""
-    by_unit = np.argsort(units, kind="stable")
-    first = np.searchsorted(units[by_unit], np.arange(len(kept)))
-    nth = np.empty(len(units), np.int64)
-    nth[by_unit] = np.arange(len(units)) - first[units[by_unit]]
-    places = np.flatnonzero(kept[units])
-    return by_unit[first[order[units[places]]] + nth[places]]
+    places, by_unit = np.flatnonzero(kept[units]), np.argsort(units, kind="stable")
+    first = np.searchsorted(units[by_unit], order[units[places]])
+    return by_unit[first + occurrences(units)[places]]
 
 
 def _by_bits(blueprint: Blueprint, coupling: Coupling, kept: np.ndarray) -> np.ndarray:
@@ -141,10 +138,10 @@ def _by_bits(blueprint: Blueprint, coupling: Coupling, kept: np.ndarray) -> np.n
             if not made.any():
                 continue
             by_unit = np.argsort(coupling.units[name][made], kind="stable")
-            own = bits[made][by_unit].reshape(len(units), -1)  # the bits of each unit's filters
-            both = np.concatenate([keys, own], axis=1)
-            sorted_own = own[np.lexsort(both.T[::-1])]
-            if (sorted_own[1:] >= sorted_own[:-1]).all():
-                keys = both
-        order[units] = units[np.lexsort(keys.T[::-1])] if keys.size else units
+            both = np.concatenate([keys, bits[made][by_unit].reshape(len(units), -1)], axis=1)
+            trial = order.copy()
+            trial[units] = units[np.lexsort(both.T[::-1])]
+            filters = bits[_left(coupling.units[name], kept, trial)][made[kept[coupling.units[name]]]]
+            if (filters[1:] >= filters[:-1]).all():
+                keys, order = both, trial
     return order

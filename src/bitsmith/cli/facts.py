@@ -53,7 +53,7 @@ def cost(
     if model is None:
         if given is None:
             raise RecipeError("give --model with --input, or --blueprint FILE")
-        given = prune(given).blueprint  # without the filters that it removes
+        given = _cut(given)
         graph, bits = given.graph, given.bits
     else:
         wanted = parse_shape(shape)
@@ -71,7 +71,7 @@ def cost(
             if given.graph.output_shape != graph.output_shape:
                 theirs, ours = _spell(given.graph.output_shape), _spell(graph.output_shape)
                 notes.append(f"{blueprint} is of {theirs} outputs, and {model}, which is priced, has {ours}")
-            given = prune(dataclasses.replace(given, graph=graph)).blueprint
+            given = _cut(dataclasses.replace(given, graph=graph))
             graph, bits = given.graph, dict(given.bits)
     if width is not None and not all(isinstance(w, int) for b in bits.values() for w in (b.weight, b.activation)):
         raise RecipeError(
@@ -94,6 +94,11 @@ def cost(
     for name, value in costs.items():
         table.add_row(name, format_cost(name, value))
     out.print(table)
+
+
+def _cut(given: Blueprint) -> Blueprint:
+    """Without the filters that it removes; where there are none, as it is, in whatever order its filters are."""
+    return prune(given).blueprint if any(0 in bits.weight_widths for bits in given.bits.values()) else given
 
 
 def _read_blueprint(path: Path) -> Blueprint:

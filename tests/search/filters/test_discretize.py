@@ -174,7 +174,27 @@ def risen(space, choice, removable):
 )
 def test_no_single_move_upward_fits(seed, budgets, monkeypatch):
     """Against all of them, one by one, priced exactly."""
-    graph = graphs.residual(channels=4)
+    assert check_full(graphs.residual(channels=4), [Budget.parse(text) for text in budgets], seed, monkeypatch) > 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
+def test_no_single_move_upward_fits_where_places_matter(share, seed, monkeypatch):
+    """Groups, two filters on each channel, halves: it decides what is stored of their order, which has which bits."""
+    s = graphs.Sketch()
+    grouped = s.conv("grouped", s.conv("stem", "x", 4), 6, groups=2)
+    left, right = s.split("left", grouped, 0, 3), s.split("right", grouped, 3, 3)
+    depth = s.conv("depth", s.concat("both", s.conv("own", left, 2), right), 10, groups=5)
+    graph = s.graph(s.linear("fc", s.flatten("flat", s.global_pool("pool", s.conv("last", depth, 4))), 3))
+    space, coupling, removable, _ = case(graph, seed)
+    most = exact("size", graph, space.uniform(8, 8).bits)
+    least = FilterDiscretizer(space, coupling, removable, [Budget(cost="size", limit=most)]).least().blueprint
+    low = exact("size", least.graph, least.bits)
+    assert check_full(graph, [Budget(cost="size", limit=int(low + share * (most - low)))], seed, monkeypatch) > 2
+
+
+def check_full(graph, parsed, seed, monkeypatch):
+    """No single move upward fits; how many there are."""
     space, coupling, removable, shares = case(graph, seed)
     chosen = []
 
@@ -184,12 +204,11 @@ def test_no_single_move_upward_fits(seed, budgets, monkeypatch):
 
     fill = discretize.fill
     monkeypatch.setattr(discretize, "fill", noted)
-    parsed = [Budget.parse(text) for text in budgets]
     found = FilterDiscretizer(space, coupling, removable, parsed).discretize(shares).blueprint
     assert fits(found.graph, found.bits, parsed)
     others = list(risen(space, chosen[0], removable))
-    assert len(others) > 10
     assert not any(fits(other.graph, other.bits, parsed) for other in others)
+    return len(others)
 
 
 def test_the_least_network_is_filled_too(monkeypatch):

@@ -106,6 +106,12 @@ class TestPartitions:
         assert partitions.bits("a.conv1", counts).weight == (2, 2, 2, 2, 2, 3, 8, 8)
         assert partitions.bits("a.conv2", counts).activation == (2, 4, 4, 4, 4, 3, 8, 8)
 
+    def test_rising_bits(self, partitions):
+        assert partitions.rising == set(partitions.layers)
+        turned = Partitions(space_of(block()), PAIRS[::-1])
+        assert "deep" not in turned.rising
+        assert "fc" in turned.rising  # pinned to one bit-width
+
     def test_the_image_is_read_at_the_most_bits(self):
         free = Partitions(space_of(block(), ends=None), PAIRS)
         assert free.bits("stem", free.homogeneous(0)).activation == 8
@@ -135,7 +141,7 @@ def test_expected_costs_are_means_over_draws(partitions):
     """To the sampling error, and within what docs/filters.md says of those that are relaxed."""
     p, _ = drawn(partitions, 0)
     names = ("weights", "bitops", "size", "bops")
-    costs = RelaxedCosts(partitions.space, partitions.coupling, names)
+    costs = RelaxedCosts(partitions.space, partitions.coupling, names, rising=partitions.rising)
     expected = np.array([float(value) for value in costs(partitions.shares(p))])
     values = []
     for _ in range(400):
@@ -188,7 +194,7 @@ def test_expected_costs_at_certain_counts(partitions, seed):
     found = partitions.blueprint(counts)
     true = price(found.graph, found.bits)
     names = ("weights", "macs", "bitops", "size")
-    costs = RelaxedCosts(partitions.space, partitions.coupling, names)
+    costs = RelaxedCosts(partitions.space, partitions.coupling, names, rising=partitions.rising)
     told = dict(zip(names, map(float, costs(partitions.shares(p))), strict=True))
     assert told["bitops"] == pytest.approx(true["bitops"], rel=1e-9)
     assert told["macs"] == true["macs"]

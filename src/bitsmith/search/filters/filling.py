@@ -98,15 +98,18 @@ def _rises(choice: Choice, move: Move) -> bool:
 
 def _kind(choice: Choice, odds: Odds, move: Move, pricing: Pricing) -> _Kind:
     if not move.layer:
-        return _of_unit(choice, odds, move.place)
-    now = -1 if move.place < 0 else int(choice.weight[move.layer][move.place])
-    kind = move.layer, now, move.option
-    if move.place < 0 or not pricing.stores_places:
+        kind, unit = _of_unit(choice, odds, move.place), move.place
+    else:
+        now = -1 if move.place < 0 else int(choice.weight[move.layer][move.place])
+        kind = move.layer, now, move.option
+        if move.place < 0:
+            return kind
+        unit = int(odds.units[move.layer][move.place])
+    if not pricing.stores_places:
         return kind
-    # Whether a layer's filters can be put in the order of their bits depends on the others that must go with them, and
-    # on their places where these are fixed.
-    unit = int(odds.units[move.layer][move.place])
-    return *kind, *_of_unit(choice, odds, unit), *(() if pricing.moves[unit] else (move.place,))
+    # Whether filters can be put in the order of their bits depends on the others that go with them, and on their places
+    # where these matter.
+    return *kind, *(_of_unit(choice, odds, unit) if pricing.exchanged[unit] else ("at", move.place))
 
 
 def _of_unit(choice: Choice, odds: Odds, unit: int) -> _Kind:

@@ -24,15 +24,16 @@ class Pricing:
 
     Attributes:
         led: the budgets that have slopes.
-        moves: units that can change their place, bool [units].
         stores_places: whether a cost depends on the order in which filters can be put.
+        exchanged: units whose places then don't matter, bool [units]: every layer that makes one makes all those that
+            it can change places with, one filter each, and no others.
     """
 
     def __init__(self, space: Precision, coupling: Coupling, budgets: Sequence[Budget]) -> None:
         self.space, self.coupling, self.budgets, self.led = space, coupling, tuple(budgets), led(budgets)
         rising = rising_layers(space, coupling)
         self._relaxed = RelaxedCosts(space, coupling, [budget.cost for budget in self.led], rising=rising)
-        self.moves = ~(coupling.pinned | coupling.shuffled)
+        self.exchanged = _exchanged(coupling)
         self.stores_places = any(budget.cost in STORED for budget in self.budgets)
 
     def network(self, choice: Choice) -> Pruned:
@@ -72,3 +73,13 @@ class Pricing:
                 used.backward()
             found.append((1 - used.item(), gradients(shares)))
         return found
+
+
+def _exchanged(coupling: Coupling) -> np.ndarray:
+    found = np.zeros(len(coupling.pinned), bool)
+    made = [coupling.units[layer.name] for layer in coupling.graph.layers]
+    for units in coupling.alike:
+        if not (coupling.pinned | coupling.shuffled)[units[0]]:
+            makers = [np.sort(of) for of in made if units[0] in of]
+            found[units] = all(np.array_equal(of, units) for of in makers)
+    return found
