@@ -234,8 +234,11 @@ def test_a_trained_supernet_for_others(problem, tmp_path):
     assert events == [], "it was trained already"
     state = slices(network, found.best)
     for name, value in found.state.items():
-        if "running" not in name and "num_batches" not in name:
+        if name.endswith("step"):  # calibrated to the one option that is left
+            assert value.isfinite().all()
+        elif "running" not in name and "num_batches" not in name:
             assert torch.equal(value, state[name]), name
+    assert any(not torch.equal(found.state[name], state[name]) for name in state if "quantize_input" in name)
     other = problem.space.sample(np.random.default_rng(1))
     assert score_inherited(network, other, problem.task, Scoring(norm_batches=1, loss_batches=1, batch_size=64)) > 0
 

@@ -29,7 +29,7 @@ from bitsmith.search.supernet.learner import SupernetLearner, is_decided
 from bitsmith.search.supernet.network import SharedNetwork, check_shareable
 from bitsmith.search.supernet.parts import Scaling
 from bitsmith.search.supernet.pricing import expected_costs
-from bitsmith.search.supernet.scoring import Scoring, inherited, measure_options, to_penalties
+from bitsmith.search.supernet.scoring import Scoring, handed_on, measure_options, to_penalties
 from bitsmith.seeding import derive
 from bitsmith.space import Mobile, dump_mobile_space
 from bitsmith.train import History, TrainPlan, on_threads
@@ -128,7 +128,7 @@ class Supernet:
             )
 
     def search(self, problem: Problem) -> Found:
-        """Find a network inside every budget; `state` is its part of the supernet.
+        """Find a network inside every budget; `state` is its part of the supernet, its steps calibrated anew.
 
         Raises:
             BudgetError: no network of the space meets the budgets (found before any training).
@@ -139,7 +139,7 @@ class Supernet:
         learned = time.monotonic()
         with on_threads(learner.loop.mode.threads):
             best, details = self._decide(learner, problem)
-            state = inherited(learner.network, best, problem.task, self._scoring(problem)).state_dict()
+            state = handed_on(learner.network, best, problem.task, self._scoring(problem)).state_dict()
         return Found(
             best=best,
             method=self.name,

@@ -21,7 +21,7 @@ from bitsmith.search.shrink import Shrunk, shrink
 from bitsmith.search.supernet.network import SharedNetwork
 from bitsmith.search.supernet.slices import slices
 from bitsmith.space import Mobile
-from bitsmith.train import Event, Task, Watch, digest, reestimate_norms, silent
+from bitsmith.train import Event, Task, Watch, calibrate, digest, reestimate_norms, silent
 
 # Decisions whose later options can do all that earlier ones can: they never count as worse.
 _GROWING = ("channels", "blocks", "expansion", "kernel", "weight_bits", "activation_bits")
@@ -91,6 +91,27 @@ def inherited(network: SharedNetwork, blueprint: Blueprint, task: Task, scoring:
     built.load_state_dict(slices(network, blueprint))
     settle(built, task, scoring)
     return built.eval()
+
+
+@torch.no_grad()
+def handed_on(network: SharedNetwork, blueprint: Blueprint, task: Task, scoring: Scoring) -> Network:
+    """What a final training starts from: as `inherited`, but with steps calibrated to the one option that is left.
+
+    Those of the shared network were learned for mixed activations, and learn slowly.
+
+    Raises:
+        RunError: the blueprint is not of the space.
+    """
+    built = build(blueprint).to(network.stem.weight.device)
+    shared = slices(network, blueprint)
+    built.load_float({name: value for name, value in shared.items() if not _is_steps(name)})
+    calibrate(built, task.data.train, batch_size=scoring.batch_size, seed=scoring.seed)
+    settle(built, task, scoring)
+    return built.eval()
+
+
+def _is_steps(name: str) -> bool:
+    return name.startswith("streams.") or ".quantize_" in f".{name}"
 
 
 @torch.no_grad()
