@@ -155,6 +155,17 @@ class Network(Stepped):
         read = [self.grid(carrier) for carrier in self.grids.layer_reads[layer]]
         return Grid(step=read[0].step, lo=min(grid.lo for grid in read), hi=max(grid.hi for grid in read))
 
+    @property
+    def float_names(self) -> set[str]:
+        """The names in its state that a float network of the same graph has: all but what quantizers hold."""
+        quantizers = {
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
+            if isinstance(module, Quantizer | Stream | Mixture)
+            for name in module.state_dict()
+        }
+        return set(self.state_dict()) - quantizers
+
     @torch.no_grad()
     def load_float(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights and BatchNorms of a float network of the same graph; quantizers keep their steps.
@@ -166,13 +177,7 @@ class Network(Stepped):
             RunError: the state is of another network.
         """
         own = self.state_dict()
-        quantizers = {
-            f"{prefix}.{name}"
-            for prefix, module in self.named_modules()
-            if isinstance(module, Quantizer | Stream | Mixture)
-            for name in module.state_dict()
-        }
-        wrong = sorted(set(state) ^ (set(own) - quantizers))
+        wrong = sorted(set(state) ^ self.float_names)
         wrong += [name for name in state if name in own and own[name].shape != state[name].shape]
         if wrong:
             raise RunError(f"the float weights are of another network: {', '.join(wrong[:5])} do not fit")

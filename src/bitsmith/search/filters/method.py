@@ -53,8 +53,6 @@ from bitsmith.train import (
     reestimate_norms,
 )
 
-_QUANTIZERS = ("quantize_weight.", "quantize_input.")
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +157,8 @@ class Filters:
 
     def _inherit(self, soft: SoftFilters, pruned: Pruned, problem: Problem) -> dict[str, Tensor]:
         """The found network with the shared weights of its filters, calibrated, its BatchNorms re-estimated."""
-        shared = {name: value for name, value in soft.network.state_dict().items() if not _is_quantizers(name)}
-        network = build(pruned.blueprint).to(soft.gates.device)
+        network, state = build(pruned.blueprint).to(soft.gates.device), soft.network.state_dict()
+        shared = {name: state[name] for name in network.float_names}
         network.load_float(cut_state(pruned.coupling.graph, pruned.left, shared))
         data, batch_size = problem.task.data.train, self.plan.batch_size
         calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))
@@ -180,10 +178,6 @@ def _refuse_little_ram(space: Precision, budgets: Sequence[Budget]) -> None:
                 f"takes {needed} before filters are removed; make it narrower first, by --width or width: in the "
                 "recipe, take a smaller input, or a target with more ram"
             )
-
-
-def _is_quantizers(name: str) -> bool:
-    return name.startswith("streams.") or any(f".{part}" in f".{name}" for part in _QUANTIZERS)
 
 
 def _counted(pruned: Pruned) -> dict[str, dict[str, int]]:

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from bitsmith.blueprint import Budget
 from bitsmith.errors import RecipeError
-from bitsmith.quantize import build, float_blueprint
+from bitsmith.quantize import build
 from bitsmith.search.filters.alternating import Alternating
 from bitsmith.search.filters.costs import RELAXED
 from bitsmith.search.filters.partitions import Counts, Pair, Partitions
@@ -183,9 +183,8 @@ class Multinomial:
         """The found network with the shared weights, its steps started anew but for those that filters share, its
         BatchNorms re-estimated."""
         best = sampled.partitions.blueprint(counts)
-        shared, names = sampled.network.state_dict(), build(float_blueprint(best.graph)).state_dict()
-        network = build(best)
-        network.load_float({name: shared[name] for name in names})
+        network, shared = build(best), sampled.network.state_dict()
+        network.load_float({name: shared[name] for name in network.float_names})
         network.to(next(sampled.parameters()).device)
         data, batch_size = problem.task.data.train, self.plan.batch_size
         calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))

@@ -104,14 +104,10 @@ def handed_on(network: SharedNetwork, blueprint: Blueprint, task: Task, scoring:
     """
     built = build(blueprint).to(network.stem.weight.device)
     shared = slices(network, blueprint)
-    built.load_float({name: value for name, value in shared.items() if not _is_steps(name)})
+    built.load_float({name: shared[name] for name in built.float_names})
     calibrate(built, task.data.train, batch_size=scoring.batch_size, seed=scoring.seed)
     settle(built, task, scoring)
     return built.eval()
-
-
-def _is_steps(name: str) -> bool:
-    return name.startswith("streams.") or ".quantize_" in f".{name}"
 
 
 @torch.no_grad()
