@@ -3,8 +3,9 @@
     penalty = sum_k lambda_k v_k + square relu(v_k)^2,    v_k = (expected cost_k - limit_k) / budget_k,
     lambda_k <- max(0, lambda_k + step v_k)
 
-with limits that fall linearly from the first expected cost to the budget, then stay. A dual ascent against the budget
-itself overshoots from the full cost and collapses all layers to the fewest bits (measured).
+with limits that fall linearly from the first expected cost to the budget, then stay; where the first cost is inside
+already, the limit is the budget from the beginning, so that what costs more may be chosen. A dual ascent against the
+budget itself overshoots from the full cost and collapses all layers to the fewest bits (measured).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class FallingBudgets:
         """Each budget's present limit."""
         share = min(1.0, max(0.0, (step - self._lead) / self._span))
         return [
-            first + (min(first, budget.limit) - first) * share
+            max(budget.limit, first + (budget.limit - first) * share)
             for first, budget in zip(self.first, self._budgets, strict=True)
         ]
 
