@@ -237,17 +237,26 @@ class Loop:
         step = self._done(at)
         learner.begin(step)
         value = self.gradients(x, y, partial(learner.loss, step=step), learner.parameters())
-        if not math.isfinite(value):
-            kept = "nothing was saved yet"
-            if self._checkpoint and self._checkpoint.exists():
-                kept = f"the last good state is in {self._checkpoint}"
-            raise TrainingError(
-                f"{self._stage}: the loss became {value} in epoch {at.epoch + 1}, step {step + 1}, at learning rate "
-                f"{learner.lr:.3g}; {kept}. Lower the learning rate, lengthen the warm-up, start from trained weights, "
-                "or look for NaN in the data."
-            )
+        self.refuse_nan(value, step, learner.lr)
         learner.update(step)
         at.batch, at.total, at.images = at.batch + 1, at.total + value * len(x), at.images + len(x)
+
+    def refuse_nan(self, value: float, step: int, lr: float, what: str = "the loss") -> None:
+        """End a run whose loss is not finite.
+
+        Raises:
+            TrainingError: it isn't; with where the last good state is.
+        """
+        if math.isfinite(value):
+            return
+        kept = "nothing was saved yet"
+        if self._checkpoint and self._checkpoint.exists():
+            kept = f"the last good state is in {self._checkpoint}"
+        raise TrainingError(
+            f"{self._stage}: {what} became {value} in epoch {step // self.steps_per_epoch + 1}, step {step + 1}, at "
+            f"learning rate {lr:.3g}; {kept}. Lower the learning rate, lengthen the warm-up, start from trained "
+            "weights, or look for NaN in the data."
+        )
 
     def _done(self, at: _Place) -> int:
         return at.epoch * self.steps_per_epoch + at.batch

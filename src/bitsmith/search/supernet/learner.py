@@ -180,8 +180,9 @@ class SupernetLearner(Learner):
             loss = self.loop.gradients(x, y, lambda piece: weight * loss_of(piece), chosen) / weight
             penalty = soft(torch.tensor(loss), expected[0])
         else:
-            self.loop.gradients(x, y, loss_of, chosen)
+            loss = self.loop.gradients(x, y, loss_of, chosen)
             penalty = self.falling.penalty(expected, step, self.loop.device)
+        self.loop.refuse_nan(loss, step, self.lr, "the choices' loss")
         if penalty.requires_grad:
             penalty.backward()
         self.architecture.step()

@@ -208,7 +208,7 @@ class Supernet:
             )
             believed = losses.believed()
             details |= {"option_losses": losses.means(), "trust": believed.trust}
-            penalties = to_penalties(space, believed.losses)
+            penalties = to_penalties(space, believed.losses, {k: v.double().cpu().numpy() for k, v in p.items()})
         best = Discretizer(space, problem.budgets).best(penalties)
         if self.refine:
             refined = refine(

@@ -21,6 +21,7 @@ from bitsmith.search.shrink import Shrunk, shrink
 from bitsmith.search.supernet.network import SharedNetwork
 from bitsmith.search.supernet.slices import slices
 from bitsmith.space import Mobile
+from bitsmith.space.decisions import Decision, Decisions
 from bitsmith.train import Event, Task, Watch, calibrate, digest, reestimate_norms, silent
 
 # Decisions whose later options can do all that earlier ones can: they never count as worse.
@@ -133,11 +134,16 @@ def measure_options(
 ) -> OptionLosses:
     """The losses with each decision at each of its options and all others mixed by `p`.
 
+    What a decision hangs on (the number of blocks, for all that a block chooses) is mixed of those options alone at
+    which it is made: an option of a block that is seldom there counts as if it were there.
+
     Args:
         folder: where every measured option is kept as soon as it is done (sensitivities.json).
     """
     trial = copy.deepcopy(network)
     device = trial.stem.weight.device
+    free = [d for d in trial.space.decisions.decisions if len(d.options) > 1]
+    made = {d.name: _where_made(trial.space.decisions, d, p) for d in free}
     settings: dict[str, Any] = {
         "norm_batches": scoring.norm_batches,
         "loss_batches": scoring.loss_batches,
@@ -145,10 +151,10 @@ def measure_options(
         "seed": scoring.seed,
         "network": digest(trial.state_dict()),
         "probabilities": {name: values.tolist() for name, values in p.items()},
+        "where made": {name: {of: q.tolist() for of, q in given.items()} for name, given in made.items()},
     }
     settings |= {"data": [task.data.train.fingerprint(), task.data.search.fingerprint()]} if folder else {}
     kept = Kept(folder / "sensitivities.json" if folder else None, settings)
-    free = [d for d in trial.space.decisions.decisions if len(d.options) > 1]
     steps, done = sum(len(d.options) for d in free), 0
     found: dict[str, np.ndarray] = {}
     sizes: list[int] = []
@@ -159,7 +165,7 @@ def measure_options(
             if name not in kept.values:
                 one = torch.zeros(len(decision.options), device=device)
                 one[index] = 1
-                trial.present = {**p, decision.name: one}
+                trial.present = {**p, **made[decision.name], decision.name: one}
                 settle(trial, task, scoring)
                 kept.keep(name, _losses(trial.eval(), task, scoring))
             sizes = [size for size, _ in kept.values[name]]
@@ -171,24 +177,44 @@ def measure_options(
     return OptionLosses(losses=found, images=tuple(sizes))
 
 
-def to_penalties(space: Mobile, losses: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Penalties for `Discretizer`: per decision the loss above its best option.
+def _where_made(decisions: Decisions, decision: Decision, p: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of all that a decision hangs on, the probabilities given that it is made."""
+    found: dict[str, Tensor] = {}
+    while decision.parent:
+        parent = decisions.decisions[decisions.index[decision.parent]]
+        mixed = p[parent.name]
+        there = torch.tensor([i in decision.when for i in range(len(parent.options))], device=mixed.device)
+        share = torch.where(there, mixed, 0)
+        share = share if share.sum() > 0 else there.to(mixed)  # so unlikely that it is 0 in this precision
+        found[parent.name] = share / share.sum()
+        decision = parent
+    return found
 
+
+def to_penalties(space: Mobile, losses: Mapping[str, np.ndarray], p: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Penalties for `Discretizer`: per decision the loss l of each option above that of their mixture,
+
+        penalty_o = l_o - sum_i p_i l_i
+
+    since all other losses were measured with this decision mixed: with one block more, its choices come on top as they
+    are, not as the mixture was. Where losses add up, a network's penalties do so to its loss but for a constant.
     Where later options can do all that earlier ones can (more bits, channels, blocks, a larger kernel), they never
-    count as worse, by isotonic regression; what that leaves equal is decided by a hundredth of the largest penalty,
-    falling from option to option, so that no budget is left unused.
+    count as worse, by isotonic regression; what that leaves equal is decided by a hundredth of the largest difference,
+    so that no budget is left unused.
+
+    Args:
+        losses: decision -> [options], as `measure_options` finds them; none of an only option.
+        p: decision -> [options], by which they were mixed.
     """
-    values = {}
-    for decision in space.decisions.decisions:
-        measured = losses.get(decision.name, np.zeros(len(decision.options)))
-        if decision.name.rpartition(".")[2] in _GROWING:
-            measured = isotonic_regression(measured, increasing=False).x
-        values[decision.name] = measured - measured.min()
-    little = 0.01 * max(1e-3, max(float(v.max()) for v in values.values()))
-    for name, penalty in values.items():
-        if name.rpartition(".")[2] in _GROWING and len(penalty) > 1:
-            penalty += little * np.linspace(1, 0, len(penalty))
-    return values
+    values = {d.name: np.array(losses.get(d.name, np.zeros(len(d.options)))) for d in space.decisions.decisions}
+    growing = [name for name, value in values.items() if name.rpartition(".")[2] in _GROWING and len(value) > 1]
+    for name in growing:
+        values[name] = np.array(isotonic_regression(values[name], increasing=False).x)
+    little = 0.01 * max(1e-3, max(float(np.ptp(value)) for value in values.values()))
+    for name in growing:
+        level = np.isclose(np.diff(values[name]), 0, rtol=0, atol=1e-9 * little)
+        values[name][:-1] += little * level[::-1].cumsum()[::-1] / len(level)
+    return {name: value - np.dot(p[name] / np.sum(p[name]), value) for name, value in values.items()}
 
 
 def _loss(network: torch.nn.Module, task: Task, scoring: Scoring) -> float:
