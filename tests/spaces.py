@@ -39,7 +39,7 @@ def descriptions(draw: st.DrawFn) -> MobileSpace:
                 blocks=(least, draw(st.integers(least, 3))),
                 stride=draw(st.integers(1, 2)),
                 kernels=some(1, 3, 5),
-                expansions=some(0.5, 1.0, 2.0, 3.5),
+                expansions=some(0.5, 0.9, 1.0, 2.0, 3.5),  # .9 may be as wide as 1, which has no expanding convolution
                 squeeze_excite=some(False, True),
                 activations=some("relu", "relu6", "hard_swish"),
             )

@@ -146,9 +146,11 @@ class MobileSpace:
         _different(where + "activations", stage.activations)
         for activation in stage.activations:
             _one_of(where + "activations", activation, _ACTIVATIONS)
-        for width in sorted({*self.input_widths(number), *stage.channels}):
+        for width in sorted({*self.input_widths(number), *(stage.channels if most > 1 else ())}):
             taken: dict[int, float] = {}
             for expansion in stage.expansions:
+                if expansion == 1:  # no expanding convolution: another network, whatever its width
+                    continue
                 hidden = self.hidden(width, expansion)
                 if hidden in taken:
                     raise RecipeError(

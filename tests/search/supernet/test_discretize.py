@@ -66,7 +66,9 @@ def test_the_best_of_all_networks(costs, seed, share):
         with pytest.raises(BudgetError):
             discretizer.best(penalties)
         return
-    found = space.encode(discretizer.best(penalties))
+    chosen = discretizer.best(penalties)
+    assert all(exact(b.cost, chosen.graph, chosen.bits, space.costs) <= b.limit for b in budgets)
+    found = space.encode(chosen)
     best = np.flatnonzero(inside)[by_hand[inside].argmin()]
     score = sum(
         penalties[d.name][found[i]] for i, d in enumerate(space.decisions.decisions) if space.decisions.active(found)[i]
@@ -88,6 +90,8 @@ def test_with_bits_per_layer_nothing_drawn_is_better():
             penalties[d.name][k] for d, k, a in zip(space.decisions.decisions, indices, active, strict=True) if a
         )
 
+    best = space.decode(found)
+    assert exact("size", best.graph, best.bits, space.costs) <= budget.limit
     assert score(found) <= min(score(e) for e, size in zip(encoded, sizes, strict=True) if size <= budget.limit) + 1e-9
 
 

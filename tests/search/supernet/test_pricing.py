@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from spaces import descriptions, mobile, tiny
 
 from bitsmith.cost import COSTS, ENERGY_MODELS, exact
+from bitsmith.cost.latency import LatencyTable, Timing, latency_cost
 from bitsmith.errors import BudgetError
+from bitsmith.pipeline.profile import present_setting
 from bitsmith.search.supernet.pricing import expected_costs, price_factors
 from bitsmith.space import Mobile
 
@@ -56,6 +58,15 @@ def test_ram_is_no_sum():
     """It has rules of its own, see test_peaks; as a sum it is refused."""
     with pytest.raises(BudgetError, match="ram of a mobile network is no sum"):
         price_factors(mobile(tiny(head=(8, 12))), ["ram"])
+
+
+def test_measured_times_are_refused():
+    """A table that was measured on whole networks of the space has no time for blocks between short networks."""
+    space = mobile(tiny())
+    empty = LatencyTable(setting=present_setting(1, "image"), call=Timing(nanoseconds=1000, spread=0, measured=8))
+    space = dataclasses.replace(space, costs={**space.costs, "latency": latency_cost(empty)})
+    with pytest.raises(BudgetError, match="latency of a mobile space can't be budgeted by measured times"):
+        price_factors(space, ["latency"])
 
 
 def test_a_stage_that_may_vanish_is_named():

@@ -3,8 +3,8 @@
     total = fixed + sum over factors of [its block is there] entries[chosen options]
 
 Every cost of `bitsmith.cost` whose pieces depend on a block, on the width that it reads and on whether it reads a
-stream has this form: parameters, bytes, operations, energy, a measured latency. `ram` has not: it is a
-maximum, see `peaks`.
+stream has this form: parameters, bytes, operations, energy, latency by formula. `ram` has not: it is a maximum, see
+`peaks`.
 Under independent probabilities of the decisions the expectation is multilinear,
 
     E = fixed + sum over factors of P(there) sum entries[i, j, ...] p_i q_j ...

@@ -19,7 +19,7 @@ import numpy as np
 
 from bitsmith.cost import Cost, exact
 from bitsmith.cost.additive import find_cost
-from bitsmith.errors import BudgetError
+from bitsmith.errors import BudgetError, RecipeError
 from bitsmith.search.supernet.block_prices import BlockPrices
 from bitsmith.search.supernet.factors import CostFactors, ExpectedCost
 from bitsmith.search.supernet.peaks import PEAKED, ExpectedPeak, price_peaks
@@ -35,7 +35,7 @@ def price_factors(space: Mobile, names: Sequence[str]) -> dict[str, CostFactors]
         names: of `space.costs`; avg_bits is made of bitops and macs, so ask for these.
 
     Raises:
-        BudgetError: a cost that isn't known, or isn't a sum over blocks.
+        BudgetError: a cost that isn't known, isn't a sum over blocks, or is measured on whole networks alone.
     """
     _refuse_vanishing(space)
     known, wanted = _known(space), {name: find_cost(name, space.costs) for name in dict.fromkeys(names)}
@@ -62,15 +62,21 @@ def _known(space: Mobile) -> dict[str, CostFactors]:
 
 def _price(space: Mobile, costs: Mapping[str, Cost]) -> dict[str, CostFactors]:
     pricing = BlockPrices(space=space, costs=costs)
-    found = {
-        name: CostFactors(
-            cost=cost,
-            graph=space.at(0).graph,
-            fixed=pricing.base[name],
-            factors=tuple(f for factors in pricing.factors for f in factors[name]),
-        )
-        for name, cost in costs.items()
-    }
+    try:
+        found = {
+            name: CostFactors(
+                cost=cost,
+                graph=space.at(0).graph,
+                fixed=pricing.base[name],
+                factors=tuple(f for factors in pricing.factors for f in factors[name]),
+            )
+            for name, cost in costs.items()
+        }
+    except RecipeError as error:  # a table of measured times lacks what no network of the space has
+        raise BudgetError(
+            f"{' and '.join(costs)} of a mobile space can't be budgeted by measured times: blocks are priced in short "
+            "networks that nobody measured; budget another cost, such as macs or bitops, and look at it in the report"
+        ) from error
     generator = np.random.default_rng(0)
     for _ in range(_CHECKED):
         blueprint = space.sample(generator)
