@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
+
+from scipy.stats import t as student
 
 from bitsmith.pipeline import RunFolder, environment
 from bitsmith.report import Record
@@ -42,6 +45,21 @@ def write_result(
         },
     )
     return path
+
+
+def gain(differences: Sequence[float], what: str) -> dict[str, float]:
+    """A mean difference and its 95 % interval by Student's t, as ratios of a result.
+
+    Args:
+        differences: of at least two pairs, taken as independent.
+        what: what they are called.
+
+    Example:
+        Ahead by 0.6, 1.5 and 1.7 points: points 1.27, points_low -0.19, points_high 2.72.
+    """
+    middle = mean(differences)
+    half = float(student.ppf(0.975, len(differences) - 1)) * stdev(differences) / len(differences) ** 0.5
+    return {what + end: round(middle + by, 2) for end, by in (("", 0.0), ("_low", -half), ("_high", half))}
 
 
 def rows_of(record: Record, run: RunFolder) -> list[dict[str, Any]]:

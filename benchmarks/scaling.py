@@ -25,9 +25,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 
-from benchmarks.result import write_result
+from benchmarks.result import gain, write_result
 from bitsmith import pipeline
 from bitsmith.errors import TrainingError
 from bitsmith.pipeline import RunFolder
@@ -172,9 +171,7 @@ def gains(rows: list[dict[str, Any]], best: str) -> dict[str, float]:
             if rule == best and (other, seed) in tested
         ]
         if len(ahead) > 1:
-            half = float(student.ppf(0.975, len(ahead) - 1)) * stdev(ahead) / len(ahead) ** 0.5
-            for what, value in (("", 0.0), ("_low", -half), ("_high", half)):
-                found[f"{best} over {other} test_points{what}"] = round(mean(ahead) + value, 2)
+            found |= gain(ahead, f"{best} over {other} test_points")
     return found
 
 

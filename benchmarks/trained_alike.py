@@ -6,8 +6,8 @@
 trained for less than one that was drawn. Here what a method found in a space that starts from no float weights is
 trained like the networks drawn from that space: from scratch, by the same plan and seed, for the same epochs. Test
 accuracy of what was found in PyTorch, of what was drawn by its files, both on the images that `compare` verifies;
-`points_vs_drawn` is the mean difference over seeds and budgets from the mean of the drawn ones. A training that was
-stopped goes on.
+`points_vs_drawn` is the mean difference over seeds and budgets from the mean of the drawn ones, with its 95 % interval,
+which takes the budgets of a seed as independent. A training that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import bitsmith as bs
-from benchmarks.result import write_result
+from benchmarks.result import gain, write_result
 from bitsmith import pipeline
 from bitsmith.errors import BitsmithError, RunError
 from bitsmith.files import read_json
@@ -46,14 +46,12 @@ def main() -> None:
         rows = compared(arguments.folder, arguments.space, arguments.method)
     except BitsmithError as error:
         sys.exit(f"error: {error}")
-    pairs = [(row["found_test"], mean(row["drawn_test"])) for row in rows]
+    ahead = [100 * (row["found_test"] - mean(row["drawn_test"])) for row in rows]
+    points = gain(ahead, "points_vs_drawn") if len(ahead) > 1 else {"points_vs_drawn": round(ahead[0], 2)}
+    named = (arguments.folder.name.replace("-", "_"), arguments.space, arguments.method)
     path = write_result(
-        f"{NAME}_{arguments.folder.name.replace('-', '_')}_{arguments.space}",
-        ratios={
-            "points_vs_drawn": round(100 * mean(found - drawn for found, drawn in pairs), 3),
-            "better_than_drawn": sum(found > drawn for found, drawn in pairs),
-            "of": len(pairs),
-        },
+        "_".join((NAME, *named)),
+        ratios=points | {"better_than_drawn": sum(points > 0 for points in ahead), "of": len(ahead)},
         rows=rows,
         settings={"comparison": arguments.folder.name, "space": arguments.space, "method": arguments.method},
         seed=0,
