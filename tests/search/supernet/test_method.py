@@ -11,7 +11,7 @@ from splits import assert_searched
 from bitsmith.blueprint import Budget
 from bitsmith.cost import exact, fits
 from bitsmith.data import open_data
-from bitsmith.errors import BudgetError, RecipeError
+from bitsmith.errors import BudgetError, RecipeError, TrainingError
 from bitsmith.quantize import build
 from bitsmith.search import Problem, reachable
 from bitsmith.search.searching import open_loop
@@ -178,6 +178,37 @@ def test_a_pass_of_the_choices_ends_every_epoch(problem):
 def learner_of(problem, **changes):
     method = tiny_method(**changes)
     return SupernetLearner(method, problem, open_loop(method, problem, depends_on={}))
+
+
+def test_the_choices_follow_the_slope_of_the_soft_cost(problem, monkeypatch):
+    """As published their loss is a product: both factors' slopes, by autograd on the same draw and batch."""
+    learner = learner_of(dataclasses.replace(problem, budgets=problem.budgets[1:]), as_published=True)
+    with torch.no_grad():
+        for logits in learner.logits.values():
+            logits.copy_(torch.linspace(0, 1, len(logits)))
+    monkeypatch.setattr(learner.architecture, "step", lambda: None)
+    torch.manual_seed(5)
+    learner._choose(0, 0)
+    found = {name: logits.grad.clone() for name, logits in learner.logits.items() if logits.grad is not None}
+    torch.manual_seed(5)
+    learner.network.present = learner._draw(0, learner._noise())
+    x, y = learner._next_batch(0)
+    loss = torch.nn.functional.cross_entropy(learner.network(x), y).double()
+    (cost,) = (expected(learner.probabilities()) for expected in learner.costs)
+    product = loss * 0.2 * cost.log() ** 0.6
+    named = {name: logits for name, logits in learner.logits.items() if name in found}
+    slopes = torch.autograd.grad(product, list(named.values()))
+    assert len(named) > 5
+    for name, slope in zip(named, slopes, strict=True):
+        torch.testing.assert_close(found[name], slope, rtol=1e-4, atol=1e-7)
+
+
+def test_a_loss_of_the_choices_that_is_not_finite_ends_the_search(problem, monkeypatch):
+    """It is looked at beside that of the weights, since as published a pass of the choices is a search's last."""
+    learner = learner_of(problem)
+    monkeypatch.setattr(learner, "_loss_of", lambda piece: next(iter(learner.network.present.values())).sum() * np.nan)
+    with pytest.raises(TrainingError, match=r"the choices' loss became nan in epoch 1, step 4, at learning rate"):
+        learner._choose(3, 0)
 
 
 def test_choices_learn_on_the_search_split(problem):
