@@ -94,6 +94,47 @@ def test_maps_lie_on_their_levels(widths, signed, seed):
     assert torch.equal(y, quantizer.codes(x) * quantizer.step(x))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("widths", [(2, 2, 2, 2, 2, 8), (8, 4, 3, 2), (4, 4, 4, 2), (3, 1, 1)])
+def test_the_step_suits_all_maps(widths, signed):
+    """Its squared error is that of the best of 2,000 steps, not that of a step for the widest map alone."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.distributions.Laplace(0.0, 1.0).icdf(
+        torch.rand(64, len(widths), 8, 8, generator=generator) * 0.998 + 1e-3
+    )
+    x = x if signed else x.abs()
+    quantizer, widest = LsqMaps(widths, signed=signed), LsqActivation(max(widths), signed=signed)
+    for module in (quantizer, widest):
+        module.begin()
+        module(x)
+        module.end()
+
+    def error(log_step: torch.Tensor) -> float:
+        with torch.no_grad():
+            quantizer.log_step.copy_(log_step)
+            return float((quantizer(x) - x).square().mean())
+
+    found = error(quantizer.log_step.detach().clone())
+    most = (x.abs().max() / quantizer.hi).log()
+    best = min(error(most + shift) for shift in torch.linspace(-4, 0.5, 2000))
+    assert found <= 1.02 * best
+    if widths == (2, 2, 2, 2, 2, 8):
+        assert found < 0.8 * error(widest.log_step.detach())
+
+
+def test_a_step_for_maps_of_other_bits():
+    """They share it: what one learns or calibrates is the other's."""
+    one = LsqMaps((2, 4), signed=False)
+    other = one.over((4, 2, 2))
+    one.begin()
+    other.calibrating = True
+    assert one.over((4, 4, 2)).calibrating
+    one.over((4, 2, 2))(torch.rand(4, 3, 2, 2))
+    assert len(one.seen) == 1
+    assert other.log_step is one.log_step
+    assert other.log_step != 0
+
+
 def test_maps_by_hand():
     quantizer = LsqMaps((4, 2), signed=False)  # s = 1
     x = torch.tensor([[0.4, 1.4], [7.6, 6.4], [20.0, 20.0]])

@@ -80,7 +80,7 @@ def estimate(job: Job) -> Estimate:
         )
     elif isinstance(method, Filters):
         step = _step(job, SoftFilters(job.space, remove=method.remove), method.plan.batch_size)
-        steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size)
+        steps = method.plan.epochs * data.training.steps(batch_size=method.plan.batch_size)
         search_seconds = lines * step * (steps + method.norm_batches / 3)
     elif isinstance(method, WidthSearch):
         step = _step(job, build(_typical(job)), method.plan.batch_size)

@@ -234,7 +234,10 @@ class Stream(Calibrated):
         return Grid(step=float(step), lo=lo, hi=hi)
 
 
-def sample(x: Tensor, most: int = 1 << 16) -> Tensor:
-    """At most `most` numbers of x, evenly spaced, as one row."""
+SAMPLED = 1 << 16  # numbers that a step is found on
+
+
+def sample(x: Tensor) -> Tensor:
+    """About `SAMPLED` numbers of x, evenly spaced, as one row."""
     flat = x.reshape(-1)
-    return flat[:: max(1, flat.numel() // most)][None]
+    return flat[:: max(1, flat.numel() // SAMPLED)][None]

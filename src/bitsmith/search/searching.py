@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bitsmith.blueprint import Budget
+from bitsmith.data import Split
 from bitsmith.errors import RecipeError
 from bitsmith.search.falling import FallingBudgets
 from bitsmith.search.problem import Problem, starting_point
@@ -85,12 +86,15 @@ def refuse_compiling(method: Filters | Multinomial | WidthSearch) -> None:
         )
 
 
-def open_loop(method: Searching, problem: Problem, *, depends_on: Mapping[str, Any]) -> Loop:
+def open_loop(
+    method: Searching, problem: Problem, *, depends_on: Mapping[str, Any], split: Split | None = None
+) -> Loop:
     """A loop over the method's plan, from its checkpoint on where there is one.
 
     Args:
         depends_on: what a checkpoint must agree in to be gone on from, beside the method's settings, seed, budgets and
             data: the space. JSON-able.
+        split: whose batches it takes; the training data without the search split by default.
 
     Raises:
         RunError: as `Loop`.
@@ -100,7 +104,7 @@ def open_loop(method: Searching, problem: Problem, *, depends_on: Mapping[str, A
     return Loop(
         stage=f"search {method.name} {at(problem)}",
         task=problem.task,
-        split=problem.task.data.train,
+        split=split or problem.task.data.train,
         plan=method.plan,
         epoch_seed=partial(derive, problem.seed, "search batches"),
         settings=settings | {"seed": problem.seed, "budgets": [str(b) for b in problem.budgets]} | dict(depends_on),

@@ -85,6 +85,25 @@ def test_unlikely_filters_go_first():
     assert len(found.left("conv0")) == 6
 
 
+def test_what_a_layer_reads_counts_for_all_of_its_filters():
+    """Lowering it saves no more than lowering them all, and loses as much where all are as sure: filters go."""
+    graph = graphs.chain(channels=(6, 12))
+    space, coupling, _, shares = case(graph, 0)
+    sure = {n: torch.full(p.shape, 0.1 / max(1, p.shape[1] - 1)).double() for n, p in shares.weight.items()}
+    for p in sure.values():
+        p[:, -1] = 0.9
+    read = {n: torch.tensor([0.05, 0.95]).double() if len(q) == 2 else q for n, q in shares.activation.items()}
+    assert any(len(q) == 2 for q in read.values())
+    shares = Shares(weight=sure, activation=read, kept=torch.ones_like(shares.kept))
+    limit = 0.97 * exact("bitops", graph, space.uniform(8, 8).bits)
+    nothing = np.zeros(len(shares.kept), bool)
+    found = (
+        FilterDiscretizer(space, coupling, nothing, [Budget(cost="bitops", limit=limit)]).discretize(shares).blueprint
+    )
+    assert {bits.activation for bits in found.bits.values()} == {8}
+    assert any(set(bits.filters(layer)) != {8} for layer in graph.layers if (bits := found.bits[layer.name]))
+
+
 def test_the_least_and_less():
     graph = graphs.residual(channels=4)
     space, coupling, removable, shares = case(graph, 3)

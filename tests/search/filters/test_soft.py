@@ -104,6 +104,34 @@ def test_at_one_hot_it_is_the_pruned_network(draw, seed):
     torch.testing.assert_close(built(x), wanted, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("draw", [graphs.residual, mobile])
+@torch.no_grad()
+def test_gates_are_folded_into_what_stands_before_them(draw):
+    """BatchNorms that are folded make what passed the gates; where there is none, weights and bias are scaled."""
+    _, soft, x = ready(draw(), 0)
+    soft.gates.uniform_(-1, 3)
+    names = {node.name: node for node in soft.space.template.graph.nodes}
+    plain = {name for name, node in names.items() if node.op in ("conv", "linear") and node.norm is None}
+    gates = soft.shares().kept
+    for name in plain:  # their quantizers would see other weights
+        gates[torch.from_numpy(soft.coupling.units[name])] = 1
+    soft.gates.copy_(torch.logit(gates[torch.from_numpy(np.flatnonzero(soft.removable))].clamp(1e-12, 1 - 1e-12)))
+    shares = soft.shares()
+    soft.hold(shares)
+    passed = soft.network(x)
+    soft.network.load_state_dict(soft.folded())
+    soft.hold(Shares(weight=shares.weight, activation=shares.activation, kept=torch.ones_like(shares.kept)))
+    torch.testing.assert_close(soft.network(x), passed, rtol=1e-8, atol=1e-8)
+    soft.gates.fill_(0.0)
+    before, after = soft.network.state_dict(), soft.folded()
+    for name in plain:
+        units = soft.coupling.units[name]
+        for part in ("weight", "bias"):
+            if (value := before.get(f"{name}.{part}")) is not None:
+                halved = torch.from_numpy(np.where(soft.removable[units], 0.5, 1.0))
+                assert torch.equal(after[f"{name}.{part}"], value * halved.reshape(-1, *[1] * (value.ndim - 1)))
+
+
 def test_every_decision_has_a_gradient():
     _, soft, x = ready(mobile(), 0)
     for mixture in soft.mixtures().values():

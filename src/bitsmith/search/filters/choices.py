@@ -87,7 +87,7 @@ class Odds:
 
     Args:
         weight: log-probabilities of each layer's filters [filters, options].
-        activation: of what each layer reads [options].
+        activation: of what each layer reads, times the number of its filters [options].
         kept: log-odds of units [units].
         units: of each layer's filters [filters].
         removable: units that may go, bool [units].
@@ -149,12 +149,20 @@ class Odds:
 
 
 def log_odds(shares: Shares, units: Mapping[str, np.ndarray], removable: np.ndarray, nodes: np.ndarray) -> Odds:
-    """The odds of shares; arguments as of `Odds`."""
+    """The odds of shares; arguments as of `Odds`.
+
+    What a layer reads is one decision for all of its filters and counts as often. By Adam its few logits move as
+    much as those of a single filter, while a move saves as much as moves of all filters do: by its bare log-odds it
+    would nearly always be the cheapest.
+    """
     tiny = 1e-30
     kept = shares.kept.detach().double().cpu()
     return Odds(
         weight={n: p.detach().double().clamp_min(tiny).log().cpu().numpy() for n, p in shares.weight.items()},
-        activation={n: q.detach().double().clamp_min(tiny).log().cpu().numpy() for n, q in shares.activation.items()},
+        activation={
+            n: len(units[n]) * q.detach().double().clamp_min(tiny).log().cpu().numpy()
+            for n, q in shares.activation.items()
+        },
         kept=(kept.clamp_min(tiny).log() - (1 - kept).clamp_min(tiny).log()).numpy(),
         units={name: units[name] for name in shares.weight},
         removable=removable,

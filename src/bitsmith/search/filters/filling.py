@@ -1,4 +1,4 @@
-"""What budgets leave, filled by moves upward, those first that gain most for what they cost.
+"""What budgets leave, filled by moves upward, those first that gain most, or lose least, for what they cost.
 
 First many at once: all that the relaxed costs have room for, as many of them as fit exactly, without those that were
 found not to. Then one by one, by exact prices alone, until none fits: neither more bits for a filter or for what a
@@ -81,15 +81,10 @@ def _with_room(choice: Choice, odds: Odds, pricing: Pricing, refused: set[_Kind]
 
 
 def _by_worth(choice: Choice, odds: Odds, pricing: Pricing) -> list[tuple[Move, list[float]]]:
-    """Moves up and their costs by budget: those that gain most for them first, then those that lose least by them."""
+    """Moves up and their costs by budget: those that gain most for them first, then those that lose least for them."""
     slopes = [slope for _, slope in pricing.room(choice)]
     priced = [(move, [move.difference(choice, slope) for slope in slopes]) for move in odds.upward(choice)]
-    return sorted(priced, key=lambda pair: _worth(pair[0], sum(pair[1])))
-
-
-def _worth(move: Move, cost: float) -> float:
-    cost = max(cost, 1e-12)
-    return move.loss * cost if move.loss > 0 else move.loss / cost
+    return sorted(priced, key=lambda pair: pair[0].loss / max(sum(pair[1]), 1e-12))
 
 
 def _rises(choice: Choice, move: Move) -> bool:

@@ -71,7 +71,7 @@ class Filters:
         falling: share of the remaining search in which the limits fall to the budgets.
         multiplier_step: step of the multipliers on the relative violation.
         square: weight of the squared relative violation.
-        temperature: of softmaxes and gates, from first to last, geometrically over the search.
+        temperature: of softmaxes and gates, from first to last, geometrically while they learn.
         norm_batches: that re-estimate BatchNorm in the network found.
     """
 
@@ -126,7 +126,7 @@ class Filters:
     def search(self, problem: Problem) -> Found:
         """Find filters inside every budget.
 
-        Details: how many filters of each layer have which bits (0: removed).
+        Details: how many filters of each layer have which bits (0: removed), and the probabilities of what layers read.
 
         Raises:
             BudgetError: not even the least network meets the budgets (found before any training).
@@ -135,14 +135,16 @@ class Filters:
         """
         self.check(problem.space, problem.budgets, trained=problem.float_state is not None)
         plain = replace(self, plan=replace(self.plan, compile="none"))
-        loop = open_loop(plain, problem, depends_on=choices_of_bits(problem))
+        split = problem.task.data.training  # nothing is decided on a split of its own
+        loop = open_loop(plain, problem, depends_on=choices_of_bits(problem), split=split)
         with on_threads(loop.mode.threads):
             searching = _Searching(self, problem, loop)
             history = loop.run(searching)
             learned = time.monotonic()
             soft = searching.soft
             discretizer = FilterDiscretizer(problem.space, soft.coupling, soft.removable, problem.budgets)
-            pruned = discretizer.discretize(soft.shares())
+            shares = soft.shares()
+            pruned = discretizer.discretize(shares)
             state = self._inherit(soft, pruned, problem)
         return Found(
             best=pruned.blueprint,
@@ -151,16 +153,20 @@ class Filters:
             seconds=history.seconds + time.monotonic() - learned,
             curves=history.curves,
             memory=history.memory,
-            details={"filters": _counted(pruned)},
+            details={
+                "filters": _counted(pruned),
+                "activations": {name: q.tolist() for name, q in shares.activation.items() if len(q) > 1},
+            },
             state=state,
         )
 
     def _inherit(self, soft: SoftFilters, pruned: Pruned, problem: Problem) -> dict[str, Tensor]:
-        """The found network with the shared weights of its filters, calibrated, its BatchNorms re-estimated."""
-        network, state = build(pruned.blueprint).to(soft.gates.device), soft.network.state_dict()
+        """The found network with the shared weights of its filters, gates folded into them, calibrated, its BatchNorms
+        re-estimated."""
+        network, state = build(pruned.blueprint).to(soft.gates.device), soft.folded()
         shared = {name: state[name] for name in network.float_names}
         network.load_float(cut_state(pruned.coupling.graph, pruned.left, shared))
-        data, batch_size = problem.task.data.train, self.plan.batch_size
+        data, batch_size = problem.task.data.training, self.plan.batch_size
         calibrate(network, data, batch_size=batch_size, seed=derive(problem.seed, "calibrate"))
         seed = derive(problem.seed, "norms")
         reestimate_norms(network, data, batches=self.norm_batches, batch_size=batch_size, seed=seed)
@@ -221,12 +227,13 @@ class _Searching(JointLearner):
         )
         if loop.saved is None:
             seed = derive(problem.seed, "calibrate")
-            calibrate(self.soft, problem.task.data.train, batch_size=method.plan.batch_size, seed=seed)
+            calibrate(self.soft, problem.task.data.training, batch_size=method.plan.batch_size, seed=seed)
 
     def begin(self, step: int) -> None:
         super().begin(step)
         first, last = self.method.temperature
-        self.soft.cool(first * (last / first) ** (step / max(1, self.loop.steps - 1)))
+        share = max(0.0, step - self._lead) / max(1.0, self.loop.steps - 1 - self._lead)
+        self.soft.cool(first * (last / first) ** share)
 
     def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):

@@ -3,7 +3,8 @@
 Each filter is quantized at the bits that it has in the partition held, from the one float weight that it has at any
 bits (the released code has weights of their own for each filter and bit-width: most of them see few batches). Its steps
 are learned for each bit-width. What a layer reads is quantized map by map; steps of activations are learned for each
-width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`).
+width of the widest map, since all maps of a tensor lie on its grid (`bitsmith.quantize.maps`), where all maps are as
+wide and where they differ.
 
 With a step for each filter (lsq, lsq-pow2) held counts so compute what the network built of their blueprint computes,
 to the bit. A step that filters share (nice; a classifier whose bits are free) is that of all filters here and of those
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from bitsmith.blueprint import LayerSpec
 from bitsmith.errors import RecipeError
 from bitsmith.quantize import FilterWise, LsqWeight, Network, Priced, Stepped, find_quantizers
+from bitsmith.quantize.maps import LsqMaps
 from bitsmith.quantize.pairs import QuantizerPair
 from bitsmith.quantize.quantizer import ActivationQuantizer
 from bitsmith.search.filters.partitions import Counts, Partitions
@@ -31,6 +33,8 @@ from bitsmith.search.filters.soft import FilterMixture
 @final
 class SampledMaps(nn.Module):
     """Quantizes what a layer reads at the bits held: one number, or one per map.
+
+    Where maps differ they have another step than where all have as many bits as the widest.
 
     Args:
         options: the bits that there are.
@@ -43,24 +47,34 @@ class SampledMaps(nn.Module):
     def __init__(self, quantizers: QuantizerPair, options: tuple[int, ...], *, signed: bool, as_it_is: int) -> None:
         super().__init__()
         self.bits: int | np.ndarray = options[-1]
-        self._quantizers, self._signed, self._as_it_is = quantizers, signed, as_it_is
+        self._options, self._as_it_is = options, as_it_is
         self.candidates = nn.ModuleDict({str(bits): quantizers.activation(bits, signed) for bits in options})
+        self.mixed = nn.ModuleDict()
+        if quantizers.maps is not None:
+            upto = [options[: k + 1] for k in range(1, len(options))]
+            self.mixed.update({str(some[-1]): quantizers.maps(some, signed) for some in upto})
 
     def forward(self, x: Tensor) -> Tensor:
-        for candidate in self.candidates.values():  # all start from what passes, whichever is held
+        held = np.unique(self.bits).tolist()
+        self._start(x, held)
+        if held == [self._as_it_is]:
+            return x
+        if len(held) == 1:
+            return self.candidates[str(held[0])](x)
+        return self._maps(held[-1], np.asarray(self.bits))(x)
+
+    def _start(self, x: Tensor, held: list[int]) -> None:
+        """All that is being calibrated starts from what passes: what isn't held from an even mixture of its bits."""
+        for candidate in self.candidates.values():
             if cast(ActivationQuantizer, candidate).calibrating:
                 candidate(x)
-        widths = np.unique(self.bits).tolist()
-        if widths == [self._as_it_is]:
-            return x
-        candidate = self.candidates[str(widths[-1])]
-        if len(widths) == 1:
-            return candidate(x)
-        make = self._quantizers.maps
-        assert make is not None
-        maps = make(tuple(np.asarray(self.bits).tolist()), self._signed).to(x.device)
-        maps.log_step = cast(nn.Parameter, candidate.log_step)
-        return maps(x)
+        for bits, mixed in self.mixed.items():
+            if cast(LsqMaps, mixed).calibrating and (len(held) == 1 or held[-1] != int(bits)):
+                some = [b for b in self._options if b <= int(bits)]
+                self._maps(int(bits), np.resize(some[::-1], x.shape[1]))(x)
+
+    def _maps(self, widest: int, bits: np.ndarray) -> LsqMaps:
+        return cast(LsqMaps, self.mixed[str(widest)]).over(tuple(bits.tolist()))
 
 
 @final

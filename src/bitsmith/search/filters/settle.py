@@ -6,9 +6,9 @@ pair to another, one or all that are at it, those first that lose least log-like
     log P(n) - log P(n') = m (log p_k - log p_j) + log(n_j + m)! (n_k - m)! / (n_j! n_k!)    for m of pair k to pair j,
 
 for what they save; all costs are exact at every step. One filter alone may save nothing: the table of a bit-width stays
-until no map has it. Room that is left is filled by moves to pairs with more bits, until none fits. Where no move saves
-and budgets are still passed, the last resort is the likeliest that is inside of partitions with all filters of a layer
-alike, and it is told.
+until no map has it. Room that is left is filled by moves to pairs with more bits, those first that gain most, or lose
+least, for what they cost, until none fits. Where no move saves and budgets are still passed, the last resort is the
+likeliest that is inside of partitions with all filters of a layer alike, and it is told.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ class Settler:
                 heapq.heappush(heap, (ratio, next(order), move))
 
     def _fill(self, counts: Counts, log_p: Mapping[str, np.ndarray]) -> bool:
-        """Moves to pairs with no fewer bits, those that gain most for their cost first, as long as they fit.
+        """Moves to pairs with no fewer bits, as long as they fit: those first that gain most for what they cost, then
+        those that lose least for it.
 
         What is refused once may fit later: a bit-width that all maps leave takes its table with it, and one that a map
         came to costs no table any more. So it is called until it finds nothing.
@@ -187,9 +188,9 @@ class Settler:
         limits = np.array([budget.limit for budget in self.budgets], dtype=np.float64)
 
         def worth(move: _Move) -> float:
-            loss = _loss(counts, log_p, move)
-            cost = max(float((self._difference(counts, move) / limits).clip(0).sum()), 1e-12)
-            return loss * cost if loss > 0 else loss / cost
+            return _loss(counts, log_p, move) / max(
+                float((self._difference(counts, move) / limits).clip(0).sum()), 1e-12
+            )
 
         heap = [(worth(move), next(order), move) for move in self._moves(counts) if self._rises(move)]
         heapq.heapify(heap)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, PRICED, Coupling, LayerSpec, couple
-from bitsmith.quantize import Identity, Mixture, Network, Stepped, find_quantizers
+from bitsmith.quantize import Affine, Identity, Mixture, Network, Priced, Stepped, find_quantizers
 from bitsmith.space import Precision
 
 GATE = 2.0  # every gate's first value: channels start at sigmoid(2) = .88
@@ -98,10 +98,13 @@ class SoftFilters(Stepped):
         self.gates = nn.Parameter(torch.full((len(self._gated),), GATE))
         self.register_buffer("temperature", torch.tensor(1.0))
         self._kept = torch.ones(len(self.removable))
-        for node in graph.nodes:
-            if (node.op in PRICED and not node.shares) or node.op == "affine":
-                units = torch.from_numpy(self.coupling.units[node.name])
-                self.network.layer(node.name).register_forward_hook(self._gate(units))
+        self._units = {
+            node.name: torch.from_numpy(self.coupling.units[node.name])
+            for node in graph.nodes
+            if (node.op in PRICED and not node.shares) or node.op == "affine"
+        }
+        for name, units in self._units.items():
+            self.network.layer(name).register_forward_hook(self._gate(units))
 
     def _gate(self, units: Tensor) -> Any:
         def gate(module: nn.Module, inputs: Any, y: Tensor) -> Tensor:
@@ -142,6 +145,19 @@ class SoftFilters(Stepped):
         for name, layer in self.network.priced():
             cast(FilterMixture, layer.quantize_weight).shares = shares.weight[name]
         self._kept = shares.kept
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """The network's state with each gate multiplied into the BatchNorm that it stands behind (where there is none,
+        into weights and bias): without gates they make what passed these."""
+        kept, state = self.shares().kept, self.network.state_dict()
+        for node, units in self._units.items():
+            norm = "norm." if cast(Priced | Affine, self.network.layer(node)).norm is not None else ""
+            for part in ("weight", "bias"):
+                if (value := state.get(name := f"{node}.{norm}{part}")) is not None:
+                    gates = kept[units.to(kept.device)].to(value)
+                    state[name] = value * gates.reshape(-1, *[1] * (value.ndim - 1))
+        return state
 
     @torch.no_grad()
     def cool(self, temperature: float) -> None:
