@@ -81,7 +81,7 @@ def test_the_estimate_is_of_the_mixture_of_filters(bitsmith, recipe, monkeypatch
     path = recipe("filters, plan: {epochs: 3, batch_size: 50, lr: 0.05}, norm_batches: 9")
     seconds = json.loads(bitsmith("check", path, "--json").stdout)["seconds"]
     assert (SoftFilters, 50) in timed
-    steps = math.ceil(len(bs.open_data("digits", limit=200).train) / 50)
+    steps = math.ceil(len(bs.open_data("digits", limit=200).training) / 50)
     assert seconds["search"] == 2 * (3 * steps + 9 / 3)  # two budgets; a forward pass is a third of a step
 
 
