@@ -80,6 +80,7 @@ class Loop:
         self.steps = plan.epochs * self.steps_per_epoch
         self._processes = processes()
         self._usual = plan.batch_size
+        self._tried: int | None = None  # images of any batch, while memory is foretold
         self._part: int | None = None  # images that pass at once, where batches are cut
         self._least = 2  # images at once: BatchNorm has no statistics of one
         self.saved = load_checkpoint(checkpoint) if checkpoint else None
@@ -160,7 +161,7 @@ class Loop:
         Args:
             parameters: that get gradients, all of them from here.
         """
-        x, y = x.to(self.device), y.to(self.device)
+        x, y = (t[: self._tried].to(self.device) for t in (x, y))
         total, start = 0.0, 0
         for size in self._sizes(len(x)):
             own = self._processes.own(size)
@@ -199,13 +200,14 @@ class Loop:
         self._usual = 0  # nothing is compiled for a try
 
         def attempt(images: int) -> None:
+            self._tried = images
             learner.begin(0)
-            self.gradients(x[:images], y[:images], partial(learner.loss, step=0), learner.parameters())
+            self.gradients(x, y, partial(learner.loss, step=0), learner.parameters())
             learner.update(0)
             learner.restore(copy.deepcopy(state), "memory")  # each time: schedules know no step behind their last
 
         found = foretell(attempt, least=min(self._least, most), most=most, device=self.device)
-        self._usual, self._processes = self._plan.batch_size, together
+        self._tried, self._usual, self._processes = None, self._plan.batch_size, together
         _set_random_state(random, self.device)
         if least(int(found is not None), self.device) == 0 or found is None:
             self._say("this machine doesn't let a process measure its memory, so none is foretold")

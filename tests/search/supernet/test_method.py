@@ -1,6 +1,7 @@
 """The search: the contract of every method, budgets, inheritance, resume."""
 
 import dataclasses
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -209,6 +210,19 @@ def test_a_loss_of_the_choices_that_is_not_finite_ends_the_search(problem, monke
     monkeypatch.setattr(learner, "_loss_of", lambda piece: next(iter(learner.network.present.values())).sum() * np.nan)
     with pytest.raises(TrainingError, match=r"the choices' loss became nan in epoch 1, step 4, at learning rate"):
         learner._choose(3, 0)
+
+
+def test_choices_that_learn_at_once_are_tried_on_as_few_images(problem, monkeypatch):
+    """Memory is foretold from steps on a few images; a step of the choices in them is on no more."""
+    learner = learner_of(problem, weights_first=0.0)
+    seen, whole = [], learner._loss_of
+    monkeypatch.setattr(learner, "_loss_of", lambda piece: (seen.append(len(piece.x)), whole(piece))[1])
+    monkeypatch.setattr(import_module("bitsmith.train.loop"), "foretell", lambda attempt, **_: attempt(6))
+    learner.loop._plan_memory(learner)
+    assert seen == [6, 6]  # weights, choices
+    x, y = learner._next_batch(0)
+    learner.loop.gradients(x, y, learner._loss_of, learner.parameters())
+    assert seen == [6, 6, 64]
 
 
 def test_choices_learn_on_the_search_split(problem):
