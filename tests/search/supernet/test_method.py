@@ -221,6 +221,7 @@ def test_choices_that_learn_at_once_are_tried_on_as_few_images(problem, monkeypa
     learner.loop._plan_memory(learner)
     assert seen == [6, 6]  # weights, choices
     x, y = learner._next_batch(0)
+    learner.begin(0)
     learner.loop.gradients(x, y, learner._loss_of, learner.parameters())
     assert seen == [6, 6, 64]
 
