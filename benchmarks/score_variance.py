@@ -1,6 +1,6 @@
-"""What the leave-one-out baseline does to the variance of the multinomial search's gradient.
+"""What the leave-one-out baseline and more draws do to the variance of the multinomial search's gradient.
 
-    python -m benchmarks.score_variance            about a minute
+    python -m benchmarks.score_variance            about five minutes
     python -m benchmarks.score_variance --quick    fewer draws
 
 The slim ResNet-8 on digits, pairs w2a2, w2a4, w3a3 and w8a8, all equally likely, as a search begins: with fresh weights
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -27,12 +28,14 @@ from bitsmith.models import load_model
 from bitsmith.pipeline.verbs import template
 from bitsmith.search import Multinomial, Partitions, Problem
 from bitsmith.search.filters.alternating import Alternating
+from bitsmith.search.filters.partitions import Counts
 from bitsmith.search.filters.score import Baseline, score_gradient
 from bitsmith.search.searching import choices_of_bits, open_loop
 from bitsmith.space import precision
 from bitsmith.train import Piece, Task, TrainPlan
 
 SEED, SAMPLES, TRIPLES = 0, 3, 4000
+NORMS, PASSES = (20, 5, 2, 1), 63  # batches that re-estimate BatchNorm; forward passes of an estimate
 WANTED = {"fresh": "above 1", "one epoch": "above 1"}
 
 
@@ -49,30 +52,36 @@ def start() -> Alternating:
     return Alternating(method, problem, loop, Partitions(space, method.pairs))
 
 
-def estimates(learner: Alternating, draws: int) -> dict[str, np.ndarray]:
-    """Baseline -> estimates of the gradient, [triples, choices of all layers]."""
+def draw(learner: Alternating, draws: int) -> tuple[list[Counts], dict[int, list[float]], dict[str, np.ndarray]]:
+    """Partitions, their losses by the number of batches that re-estimate BatchNorm, and N p of the layers."""
     p = {name: q.detach() for name, q in learner.probabilities().items()}
     expected = {n: learner.partitions.layers[n].out_channels * q.double().numpy() for n, q in p.items()}
     size = learner.method.plan.batch_size
     x, y = next(learner.problem.task.data.search.batches(batch_size=size, seed=SEED))
-    found: dict[str, list[np.ndarray]] = {baseline: [] for baseline in get_args(Baseline)}
-    counts = [learner.partitions.draw(p) for _ in range(draws)]
-    losses = [learner.score(n, x, y) for n in counts]
-    rng = np.random.default_rng(SEED)
+    counts, losses = [learner.partitions.draw(p) for _ in range(draws)], {}
+    for norms in (learner.method.norm_batches, *NORMS):
+        learner.method = replace(learner.method, norm_batches=norms)
+        losses[norms] = [learner.score(n, x, y) for n in counts]
+    return counts, losses, expected
+
+
+def variance(
+    losses: list[float], counts: list[Counts], expected: dict[str, np.ndarray], samples: int, baseline: Baseline
+) -> float:
+    """Total variance of the estimates that so many draws give, over random choices of them."""
+    rng, rows = np.random.default_rng(SEED), []
     for _ in range(TRIPLES):
-        chosen = rng.choice(draws, SAMPLES, replace=False).tolist()
-        for baseline in get_args(Baseline):
-            drawn = [counts[k] for k in chosen]
-            gradient = score_gradient([losses[k] for k in chosen], drawn, expected, baseline=baseline)
-            found[baseline].append(np.concatenate([slope.numpy() for slope in gradient.values()]))
-    return {baseline: np.stack(rows) for baseline, rows in found.items()}
+        chosen = rng.choice(len(counts), samples, replace=False).tolist()
+        gradient = score_gradient([losses[k] for k in chosen], [counts[k] for k in chosen], expected, baseline=baseline)
+        rows.append(np.concatenate([slope.numpy() for slope in gradient.values()]))
+    return float(np.stack(rows).var(0, ddof=1).sum())
 
 
 def main() -> None:
     """Measure both baselines at both times and write the result."""
     torch.set_num_threads(1)
     quick, began = "--quick" in sys.argv, time.process_time()
-    draws = 20 if quick else 240
+    draws = 40 if quick else 240
     learner, ratios, rows = start(), {}, []
     for when in WANTED:
         if when == "one epoch":
@@ -81,13 +90,25 @@ def main() -> None:
                 learner.begin(step)
                 learner.loss(Piece(x=x, y=y, batch=y), step).backward()
                 learner.update(step)
-        found = estimates(learner, draws)
-        totals = {baseline: float(rows_.var(0, ddof=1).sum()) for baseline, rows_ in found.items()}
+        norms = learner.method.norm_batches
+        counts, losses, expected = draw(learner, draws)
+        learner.method = replace(learner.method, norm_batches=norms)
+        totals = {b: variance(losses[norms], counts, expected, SAMPLES, b) for b in get_args(Baseline)}
         ratios[when] = totals["none"] / totals["leave-one-out"]
-        for baseline in found:
-            rows.append({"when": when, "baseline": baseline, "variance": totals[baseline]})
-            print(f"{when:10} {baseline:14} variance {totals[baseline]:.4g}", flush=True)
+        for baseline, total in totals.items():
+            rows.append({"when": when, "baseline": baseline, "variance": total})
+            print(f"{when:10} {baseline:14} variance {total:.4g}", flush=True)
         print(f"{when:10} without a baseline {ratios[when]:.1f} times the variance", flush=True)
+        for norms in NORMS:
+            samples = PASSES // (norms + 1)
+            total = variance(losses[norms], counts, expected, samples, "leave-one-out")
+            alike = float(np.corrcoef(losses[norms], losses[NORMS[0]])[0, 1])
+            row = {"when": when, "norm_batches": norms, "samples": samples, "variance": total, "correlation": alike}
+            rows.append(row)
+            print(
+                f"{when:10} {samples:2} draws at {norms:2} batches: variance {total:.4g}, correlation {alike:.3f}",
+                flush=True,
+            )
     plan = learner.method.plan
     path = write_result(
         "score_variance",
@@ -102,6 +123,7 @@ def main() -> None:
             "triples": TRIPLES,
             "batch_size": plan.batch_size,
             "norm_batches": learner.method.norm_batches,
+            "passes": PASSES,
             "wanted": WANTED,
         },
         seed=SEED,

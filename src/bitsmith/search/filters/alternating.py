@@ -119,7 +119,7 @@ class Alternating(Learner):
         """One step of the probabilities."""
         x, y = self._next_batch(number)
         p = self.probabilities()
-        drawn = [self.partitions.draw(p) for _ in range(self.method.samples)]
+        drawn = [self.partitions.draw(p) for _ in range(self.method.taken_samples)]
         losses = [self.score(counts, x, y) for counts in drawn]
         if self.method.as_published:
             for s, counts in enumerate(drawn):

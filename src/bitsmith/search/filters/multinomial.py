@@ -56,7 +56,7 @@ class Multinomial:
         plan: epochs, batch size and optimizer of the weights during search; nothing is compiled.
         pairs: (weight bits of a filter, activation bits of the map that it makes), in the order in which filters are
             assigned; (code). Layers whose options are one number keep that number.
-        samples: partitions drawn for a step of alpha; (code).
+        samples: partitions drawn for a step of alpha; by default 10, as published 3 (code).
         baseline: of the score function, "leave-one-out" or "none"; as published none.
         architecture_lr: of Adam on alpha; as published of SGD.
         architecture_steps: steps of alpha in each epoch of weights, on a batch of search data each; as published at its
@@ -72,7 +72,7 @@ class Multinomial:
 
     plan: TrainPlan = field(default_factory=lambda: TrainPlan(epochs=8, lr=0.1))
     pairs: tuple[Pair, ...] = ((2, 2), (2, 4), (3, 3), (8, 8))
-    samples: int = 3
+    samples: int | None = None
     baseline: Baseline = "leave-one-out"
     architecture_lr: float = 0.03
     architecture_steps: int = 20
@@ -80,16 +80,21 @@ class Multinomial:
     falling: float = 0.6
     multiplier_step: float = 0.05
     square: float = 2.0
-    norm_batches: int = 20
+    norm_batches: int = 5
     as_published: bool = False
     bops_weight: float | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
+        least = 1 if self.taken_baseline == "none" else 2
         for name, fine, wanted in (
             ("pairs", bool(self.pairs) and len(set(self.pairs)) == len(self.pairs), "given once each, at least one"),
             ("pairs", all(1 <= w <= 8 and 1 <= a <= 8 for w, a in self.pairs), "of 1 to 8 bits"),
-            ("samples", self.samples >= (1 if self.taken_baseline == "none" else 2), "at least 2 (1 without baseline)"),
+            (
+                "samples",
+                self.taken_samples >= (1 if self.taken_baseline == "none" else 2),
+                "at least 2 (1 without baseline)",
+            ),
             ("architecture_steps", self.architecture_steps >= 1, "at least 1"),
             ("bops_weight", self.bops_weight is None or 0 <= self.bops_weight < float("inf"), "not negative"),
         ):
@@ -117,6 +122,15 @@ class Multinomial:
     def taken_baseline(self) -> Baseline:
         """The baseline that acts: as published there is none."""
         return "none" if self.as_published else self.baseline
+
+    @property
+    def taken_samples(self) -> int:
+        """Partitions drawn for a step of alpha.
+
+        A pass that scores one more tells more than one that re-estimates BatchNorm once more
+        (benchmarks/score_variance.py).
+        """
+        return self.samples if self.samples is not None else 3 if self.as_published else 10
 
     def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse other spaces than one network's bits, costs without a slope in filters, and budgets out of reach.
