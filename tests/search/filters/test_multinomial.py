@@ -81,6 +81,8 @@ def test_settings_out_of_range(problem):
         Multinomial(plan=TrainPlan(epochs=1), weights_first=1)
     with pytest.raises(RecipeError, match="samples of method 'multinomial' must be at least 2"):
         Multinomial(samples=1)
+    published = Multinomial(as_published=True, bops_weight=1.0)
+    assert (published.taken_samples, Multinomial().taken_samples, Multinomial(samples=4).taken_samples) == (3, 10, 4)
     with pytest.raises(
         RecipeError, match=r"neither the paper.* the bops_weight and the architecture_lr.*is 0\.03 unless"
     ):
@@ -126,10 +128,10 @@ def test_steps_of_alpha_are_spread_and_a_stop_among_them_changes_nothing(problem
 
     whole = method.search(dataclasses.replace(problem, watch=note))
     each = [b - a for a, b in itertools.pairwise([0, *seen])]
-    assert sum(each) == 5 * method.samples  # of the second epoch
+    assert sum(each) == 5 * method.taken_samples  # of the second epoch
     first = len(each) // 2
     assert not any(each[:first])
-    assert max(each) <= -(-5 // first) * method.samples
+    assert max(each) <= -(-5 // first) * method.taken_samples
 
     def stop(event: Event) -> None:
         if event.step == first + 2 and not event.epoch_end:

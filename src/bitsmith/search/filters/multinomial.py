@@ -92,7 +92,7 @@ class Multinomial:
             ("pairs", all(1 <= w <= 8 and 1 <= a <= 8 for w, a in self.pairs), "of 1 to 8 bits"),
             (
                 "samples",
-                self.taken_samples >= (1 if self.taken_baseline == "none" else 2),
+                self.taken_samples >= least,
                 "at least 2 (1 without baseline)",
             ),
             ("architecture_steps", self.architecture_steps >= 1, "at least 1"),
