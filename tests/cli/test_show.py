@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from bitsmith.cli.show import bar_columns, counted, duration, front_line, results
+from bitsmith.cli import show
+from bitsmith.cli.show import bar_columns, counted, duration, front_line, progress, results
 from bitsmith.report import Record, Row
+from bitsmith.train import Event
 
 ROW = Row(
     name="filters",
@@ -50,6 +52,30 @@ def test_a_bar_keeps_its_count_and_the_time_left(name, figures):
     assert "-:--:--" in text  # what rich writes where no time is known yet
     assert "12,345 images/s" in text
     assert text.startswith(name[:5])
+
+
+def test_without_a_terminal_there_is_a_line_per_epoch(monkeypatch):
+    console = terminal(width=200)
+    monkeypatch.setattr(show, "err", console)
+    with progress(quiet=False) as watch:
+        for step in range(1, 21):
+            ends = step % 10 == 0
+            watch(
+                Event(
+                    stage="train",
+                    step=step,
+                    steps=20,
+                    images=8,
+                    epoch_end=ends,
+                    values={"loss": 1 / step} if ends else {},
+                )
+            )
+    lines = printed(console).splitlines()
+    assert lines[0] == "train: step 1 of 20"
+    assert lines[1:] == [
+        "train: step 10 of 20, epoch 1 done: loss 0.1",
+        "train: step 20 of 20, epoch 2 done: loss 0.05",
+    ]
 
 
 def record(*rows):

@@ -24,6 +24,7 @@ from rich.text import Text
 from bitsmith import pipeline
 from bitsmith.blueprint import format_cost
 from bitsmith.cost import Target
+from bitsmith.executor import Teller
 from bitsmith.pipeline import Job
 from bitsmith.pipeline.estimate import Estimate, estimate
 from bitsmith.pipeline.profile import Progress as Watch
@@ -91,9 +92,12 @@ def bar_columns() -> tuple[ProgressColumn, ...]:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """A bar per stage with images per second and the time left."""
+    """A bar per stage with images per second and the time left; a line per epoch and minute where no terminal is."""
     if quiet:
         yield lambda event: None
+        return
+    if not err.is_terminal:
+        yield Teller(say(quiet), silence=60.0)
         return
     with Progress(*bar_columns(), console=err) as bars:
         tasks: dict[str, Any] = {}

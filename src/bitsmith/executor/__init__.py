@@ -3,6 +3,7 @@
 from bitsmith.executor.cluster import RayCluster
 from bitsmith.executor.executor import Executor, run_all
 from bitsmith.executor.inprocess import InProcess
+from bitsmith.executor.logged import Teller
 from bitsmith.executor.processes import Processes
 from bitsmith.executor.work import LOG, PATIENCE, Ended, Failed, State, Work
 
@@ -16,6 +17,7 @@ __all__ = [
     "Processes",
     "RayCluster",
     "State",
+    "Teller",
     "Work",
     "run_all",
 ]

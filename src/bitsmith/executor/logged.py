@@ -17,8 +17,6 @@ from bitsmith.errors import BitsmithError
 from bitsmith.executor.work import LOG, perform
 from bitsmith.train import Event, on_threads
 
-_SILENCE = 5.0  # seconds between lines, except at the end of an epoch
-
 
 def perform_logged(folder: str, call: str, arguments: Mapping[str, Any]) -> str:
     """Do a work; why it failed, or "". A KeyboardInterrupt is let through, once the checkpoint is written.
@@ -52,10 +50,14 @@ def perform_logged(folder: str, call: str, arguments: Mapping[str, Any]) -> str:
 
 
 class Teller:
-    """A Watch that says a line per epoch, and now and then between."""
+    """A Watch that says a line per epoch, and now and then between.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.told, self.stage, self.epochs = say, 0.0, "", 0
+    Args:
+        silence: seconds between lines within an epoch.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, silence: float = 5.0) -> None:
+        self.say, self.silence, self.told, self.stage, self.epochs = say, silence, 0.0, "", 0
 
     def __call__(self, event: Event) -> None:
         if event.stage != self.stage:
@@ -66,9 +68,10 @@ class Teller:
         now = time.monotonic()
         if event.epoch_end:
             self.epochs += 1
-            values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items() if name != "lr")
+            shown = [name for name in event.values if name not in ("lr", "step") and "rms" not in name.split()]
+            values = ", ".join(f"{name} {event.values[name]:.4g}" for name in shown)
             self.say(f"{event.stage}: step {event.step:,} of {event.steps:,}, epoch {self.epochs} done: {values}")
-        elif now - self.told > _SILENCE:
+        elif now - self.told > self.silence:
             self.say(f"{event.stage}: step {event.step:,} of {event.steps:,}")
         else:
             return
