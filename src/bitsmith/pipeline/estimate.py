@@ -93,7 +93,7 @@ def estimate(job: Job) -> Estimate:
     elif isinstance(method, Multinomial):
         step = _step(job, SampledFilters(Partitions(job.space, method.pairs)), method.plan.batch_size)
         steps = method.plan.epochs * data.train.steps(batch_size=method.plan.batch_size)
-        scored = (method.plan.epochs - method.weights_first) * method.architecture_steps * method.samples
+        scored = (method.plan.epochs - method.weights_first) * method.architecture_steps * method.taken_samples
         search_seconds = lines * step * (steps + (scored * (method.norm_batches + 1) + method.norm_batches) / 3)
     elif isinstance(method, Sensitivity):  # measured once for all budgets
         options = sum(n for sizes in job.space.sizes for n in sizes if n > 1)

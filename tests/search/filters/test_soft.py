@@ -104,32 +104,58 @@ def test_at_one_hot_it_is_the_pruned_network(draw, seed):
     torch.testing.assert_close(built(x), wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("draw", [graphs.residual, mobile])
-@torch.no_grad()
-def test_gates_are_folded_into_what_stands_before_them(draw):
-    """BatchNorms that are folded make what passed the gates; where there is none, weights and bias are scaled."""
-    _, soft, x = ready(draw(), 0)
-    soft.gates.uniform_(-1, 3)
-    names = {node.name: node for node in soft.space.template.graph.nodes}
-    plain = {name for name, node in names.items() if node.op in ("conv", "linear") and node.norm is None}
-    gates = soft.shares().kept
-    for name in plain:  # their quantizers would see other weights
-        gates[torch.from_numpy(soft.coupling.units[name])] = 1
-    soft.gates.copy_(torch.logit(gates[torch.from_numpy(np.flatnonzero(soft.removable))].clamp(1e-12, 1 - 1e-12)))
+def test_units_are_there_or_not():
+    """Gates decide nothing but what is drawn: what passes is the network with the drawn units, whole."""
+    _, soft, x = ready(mobile(), 0)
+    with torch.no_grad():
+        all_there = soft(x)
+        soft.gates.uniform_(-1, 1)
+        torch.testing.assert_close(soft(x), all_there, rtol=0, atol=0)
+        torch.manual_seed(1)
+        soft.draw()
+        gates = torch.sigmoid(soft.gates)
+        torch.manual_seed(1)
+        there = torch.ones(len(soft.removable), dtype=torch.float64)
+        there[torch.from_numpy(np.flatnonzero(soft.removable))] = torch.bernoulli(gates)
+        assert 0 < (there == 0).sum() < soft.removable.sum()
+        drawn = soft(x)
+        shares = soft.shares()
+        soft.hold(Shares(weight=shares.weight, activation=shares.activation, kept=there))
+        torch.testing.assert_close(soft.network(x), drawn, rtol=0, atol=0)
+        soft.gates.fill_(-40.0)
+        soft.draw()
+        assert not torch.equal(soft(x), drawn)
+
+
+def test_slopes_pass_the_draw_as_if_it_were_its_probability():
+    _, soft, x = ready(mobile(), 0)
+    soft.cool(0.5)
+    with torch.no_grad():
+        soft.gates.uniform_(-1, 1)
+    soft.draw()
+    soft(x).square().sum().backward()
+    found, p = soft.gates.grad, torch.sigmoid(soft.gates.detach() / 0.5)
     shares = soft.shares()
-    soft.hold(shares)
-    passed = soft.network(x)
-    soft.network.load_state_dict(soft.folded())
-    soft.hold(Shares(weight=shares.weight, activation=shares.activation, kept=torch.ones_like(shares.kept)))
-    torch.testing.assert_close(soft.network(x), passed, rtol=1e-8, atol=1e-8)
-    soft.gates.fill_(0.0)
-    before, after = soft.network.state_dict(), soft.folded()
-    for name in plain:
-        units = soft.coupling.units[name]
-        for part in ("weight", "bias"):
-            if (value := before.get(f"{name}.{part}")) is not None:
-                halved = torch.from_numpy(np.where(soft.removable[units], 0.5, 1.0))
-                assert torch.equal(after[f"{name}.{part}"], value * halved.reshape(-1, *[1] * (value.ndim - 1)))
+    kept = torch.ones(len(soft.removable), dtype=torch.float64)
+    gated = torch.from_numpy(np.flatnonzero(soft.removable))
+    kept[gated] = soft._drawn
+    kept.requires_grad_()
+    soft.hold(Shares(weight=shares.weight, activation=shares.activation, kept=kept))
+    (slope,) = torch.autograd.grad(soft.network(x).square().sum(), kept)
+    torch.testing.assert_close(found, slope[gated] * p * (1 - p) / 0.5)
+
+
+def test_how_often_units_are_there():
+    _, soft, _ = ready(mobile(), 0)
+    soft.cool(0.5)
+    with torch.no_grad():
+        soft.gates.fill_(0.5)  # sigmoid(1) = .731
+    torch.manual_seed(0)
+    drawn = []
+    for _ in range(200):
+        soft.draw()
+        drawn.append(soft._drawn)
+    assert torch.stack(drawn).mean().item() == pytest.approx(0.731, abs=0.03)
 
 
 def test_every_decision_has_a_gradient():

@@ -1,13 +1,14 @@
 """Filters: gradient search of the bits of every filter and of the filters that stay.
 
-    y_c = kept_c norm(conv(sum_i softmax(alpha)_i Q_i(x), W~)),    W~_f = sum_k softmax(logits_f)_k Q_k(W_f)
+    y_c = z_c norm(conv(sum_i softmax(alpha)_i Q_i(x), W~)),    W~_f = sum_k softmax(logits_f)_k Q_k(W_f)
 
 After Zur, Baskin, Zheltonozhskii et al., Towards Learning of Filter-Level Heterogeneous Compression of CNNs, arXiv
 1904.09872, whose question it is (do filters of one layer want different bits, and how many filters?) but not whose
 algorithm: theirs samples, by multinomial draws and score functions. Here the choices are mixed, as in the composite
-convolution (arXiv 2004.05795), with probabilities for each filter, a gate for each set of channels that can only go
-together, one shared weight per layer, and hard budgets: expected costs are led to them (`bitsmith.search.falling`),
-and what the search ends with is brought inside exactly (`bitsmith.search.filters.discretize`).
+convolution (arXiv 2004.05795), with probabilities for each filter; each set of channels that can only go together is
+there or not, drawn for every step with a probability that is learned (`bitsmith.search.filters.soft`); one shared
+weight per layer, and hard budgets: expected costs are led to them (`bitsmith.search.falling`), and what the search ends
+with is brought inside exactly (`bitsmith.search.filters.discretize`).
 """
 
 from __future__ import annotations
@@ -161,9 +162,8 @@ class Filters:
         )
 
     def _inherit(self, soft: SoftFilters, pruned: Pruned, problem: Problem) -> dict[str, Tensor]:
-        """The found network with the shared weights of its filters, gates folded into them, calibrated, its BatchNorms
-        re-estimated."""
-        network, state = build(pruned.blueprint).to(soft.gates.device), soft.folded()
+        """The found network with the shared weights of its filters, calibrated, its BatchNorms re-estimated."""
+        network, state = build(pruned.blueprint).to(soft.gates.device), soft.network.state_dict()
         shared = {name: state[name] for name in network.float_names}
         network.load_float(cut_state(pruned.coupling.graph, pruned.left, shared))
         data, batch_size = problem.task.data.training, self.plan.batch_size
@@ -234,6 +234,8 @@ class _Searching(JointLearner):
         first, last = self.method.temperature
         share = max(0.0, step - self._lead) / max(1.0, self.loop.steps - 1 - self._lead)
         self.soft.cool(first * (last / first) ** share)
+        if step >= self._lead:
+            self.soft.draw()
 
     def loss(self, piece: Piece, step: int) -> Tensor:
         with autocast(self.loop.mode.precision, self.loop.device):

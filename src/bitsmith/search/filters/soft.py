@@ -1,17 +1,22 @@
 """The network whose filters are undecided: for each filter a mixture of bit-widths, for each channel a gate.
 
-    W~_f = sum_k p_fk Q_k(W_f),    p_f = softmax(logits_f / T);        y_c = kept_c norm(conv(a~, W~))_c,
-    kept_c = sigmoid(gate_u / T) for the unit u of channel c, 1 where it can't be removed
+    W~_f = sum_k p_fk Q_k(W_f),    p_f = softmax(logits_f / T);        y_c = z_u norm(conv(a~, W~))_c,
+    z_u ~ Bernoulli(sigmoid(gate_u / T)) for the unit u of channel c, 1 where it can't be removed
 
 One shared weight per layer, as in the composite convolution (arXiv 2004.05795), but probabilities of its own for each
-filter. Channels that can only be removed together (`bitsmith.blueprint.coupling`) have one gate. A gate multiplies
-behind BatchNorm: before it, it would have no gradient.
+filter. Channels that can only be removed together (`bitsmith.blueprint.coupling`) have one gate. It multiplies behind
+BatchNorm: before it, it would have no gradient.
+
+A channel is there or not, drawn anew for every step; slopes pass the draw as if it were its probability (straight
+through, Bengio, Leonard, Courville 2013, arXiv 1308.3432). A share of a channel instead would decide nothing:
+what reads a smaller channel makes up for it by larger weights, and where BatchNorm follows, all channels of a layer
+shrink together at no loss, until a budget closes all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
 import numpy as np
@@ -19,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.blueprint import FLOAT, PRICED, Coupling, LayerSpec, couple
-from bitsmith.quantize import Affine, Identity, Mixture, Network, Priced, Stepped, find_quantizers
+from bitsmith.quantize import Identity, Mixture, Network, Stepped, find_quantizers
 from bitsmith.space import Precision
 
 GATE = 2.0  # every gate's first value: channels start at sigmoid(2) = .88
@@ -98,13 +103,11 @@ class SoftFilters(Stepped):
         self.gates = nn.Parameter(torch.full((len(self._gated),), GATE))
         self.register_buffer("temperature", torch.tensor(1.0))
         self._kept = torch.ones(len(self.removable))
-        self._units = {
-            node.name: torch.from_numpy(self.coupling.units[node.name])
-            for node in graph.nodes
-            if (node.op in PRICED and not node.shares) or node.op == "affine"
-        }
-        for name, units in self._units.items():
-            self.network.layer(name).register_forward_hook(self._gate(units))
+        self._drawn = torch.ones(len(self._gated))
+        for node in graph.nodes:
+            if (node.op in PRICED and not node.shares) or node.op == "affine":
+                units = torch.from_numpy(self.coupling.units[node.name])
+                self.network.layer(node.name).register_forward_hook(self._gate(units))
 
     def _gate(self, units: Tensor) -> Any:
         def gate(module: nn.Module, inputs: Any, y: Tensor) -> Tensor:
@@ -135,9 +138,18 @@ class SoftFilters(Stepped):
             kept=kept.index_put((self._gated.to(kept.device),), gates),
         )
 
+    @torch.no_grad()
+    def draw(self) -> None:
+        """Draw which units are there from now on, by torch's generator of the CPU; before the first draw all are."""
+        self._drawn = torch.bernoulli(torch.sigmoid(self.gates / self.temperature).cpu())
+
     def forward(self, x: Tensor) -> Tensor:
-        """The network's outputs at its present shares."""
-        self.hold(self.shares())
+        """The network's outputs at its present shares of bits and the units drawn."""
+        shares = self.shares()
+        drawn = torch.ones_like(shares.kept).index_put(
+            (self._gated.to(shares.kept.device),), self._drawn.to(shares.kept)
+        )
+        self.hold(replace(shares, kept=drawn + (shares.kept - shares.kept.detach())))
         return self.network(x)
 
     def hold(self, shares: Shares) -> None:
@@ -145,19 +157,6 @@ class SoftFilters(Stepped):
         for name, layer in self.network.priced():
             cast(FilterMixture, layer.quantize_weight).shares = shares.weight[name]
         self._kept = shares.kept
-
-    @torch.no_grad()
-    def folded(self) -> dict[str, Tensor]:
-        """The network's state with each gate multiplied into the BatchNorm that it stands behind (where there is none,
-        into weights and bias): without gates they make what passed these."""
-        kept, state = self.shares().kept, self.network.state_dict()
-        for node, units in self._units.items():
-            norm = "norm." if cast(Priced | Affine, self.network.layer(node)).norm is not None else ""
-            for part in ("weight", "bias"):
-                if (value := state.get(name := f"{node}.{norm}{part}")) is not None:
-                    gates = kept[units.to(kept.device)].to(value)
-                    state[name] = value * gates.reshape(-1, *[1] * (value.ndim - 1))
-        return state
 
     @torch.no_grad()
     def cool(self, temperature: float) -> None:
