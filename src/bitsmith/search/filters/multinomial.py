@@ -90,11 +90,7 @@ class Multinomial:
         for name, fine, wanted in (
             ("pairs", bool(self.pairs) and len(set(self.pairs)) == len(self.pairs), "given once each, at least one"),
             ("pairs", all(1 <= w <= 8 and 1 <= a <= 8 for w, a in self.pairs), "of 1 to 8 bits"),
-            (
-                "samples",
-                self.taken_samples >= least,
-                "at least 2 (1 without baseline)",
-            ),
+            ("samples", self.taken_samples >= least, "at least 2 (1 without baseline)"),
             ("architecture_steps", self.architecture_steps >= 1, "at least 1"),
             ("bops_weight", self.bops_weight is None or 0 <= self.bops_weight < float("inf"), "not negative"),
         ):
