@@ -229,17 +229,26 @@ def test_filters_that_differ_are_refused_where_nothing_could_price_or_hold_them(
     """Before a search, and not when its result is priced."""
     onnx = dataclasses.replace(TARGETS["onnx"], float_layers=False)
     for remove in (True, False):
-        TARGETS["onnx"].check_filters(remove=remove)
+        TARGETS["onnx"].check_filters(bits=True, maps=True, remove=remove)
         with pytest.raises(
             RecipeError, match=r"'hls4ml' has one weight bit-width for each layer.*; take target onnx, or"
         ):
-            TARGETS["hls4ml"].check_filters(remove=remove)
+            TARGETS["hls4ml"].check_filters(bits=True, maps=False, remove=remove)
+        TARGETS["hls4ml"].check_filters(bits=False, maps=False, remove=remove)
         zigzag = dataclasses.replace(onnx, name="z", zigzag=ZigZag(accelerator=tmp_path, mapping=tmp_path))
         with pytest.raises(RecipeError, match=r"'z' is priced by ZigZag, which .*; take a target without zigzag, or"):
-            zigzag.check_filters(remove=remove)
+            zigzag.check_filters(bits=True, maps=False, remove=remove)
+        zigzag.check_filters(bits=False, maps=False, remove=remove)  # it prices narrower layers
     setting = Setting(cpu="c", system="s", runtime="onnxruntime 1", threads=1, input="float")
     table = LatencyTable(setting=setting, call=Timing(nanoseconds=1, spread=0, measured=1), entries={})
     measured = dataclasses.replace(onnx, name="m", latency=table)
-    measured.check_filters(remove=False)
-    with pytest.raises(RecipeError, match=r"'m' has a measured latency table.*; take remove: false, a target without"):
-        measured.check_filters(remove=True)
+    by_weights = dataclasses.replace(measured, latency=dataclasses.replace(table, by_weights=True))
+    for target in (measured, by_weights):
+        for bits, way_out in ((True, r"take remove: false \(with filters\), a target"), (False, "take a target")):
+            with pytest.raises(RecipeError, match=rf"'m' has a measured latency table.* nobody measured; {way_out}"):
+                target.check_filters(bits=bits, maps=False, remove=True)
+        with pytest.raises(RecipeError, match=r"'m' has .*layers whose maps differ in bits have no time there; take a"):
+            target.check_filters(bits=True, maps=True, remove=False)
+    measured.check_filters(bits=True, maps=False, remove=False)
+    with pytest.raises(RecipeError, match=r"'m' has .*layers whose filters differ in bits have no time there; take a"):
+        by_weights.check_filters(bits=True, maps=False, remove=False)

@@ -52,7 +52,7 @@ def refused(target: str, blueprint) -> str | None:
         if any(
             not isinstance(width, int) for bits in blueprint.bits.values() for width in (bits.weight, bits.activation)
         ):
-            held.check_filters(remove=False)
+            held.check_filters(bits=True, maps=False, remove=False)
     except RecipeError as error:
         return str(error)
     return None

@@ -284,6 +284,14 @@ def test_what_a_method_cannot_meet_is_left_out_with_the_reason():
         plan(comparison(budgets=["weights=1kB"]))
 
 
+def test_a_method_whose_networks_the_target_cannot_hold_is_left_out():
+    found = plan(comparison(target="hls4ml", methods=["filters", "sensitivity"]))
+    assert {line.method for line in found.left_out if "has one weight bit-width for each layer" in line.reason} == {
+        "filters"
+    }
+    assert {run.method for run in found.runs} >= {"sensitivity", "random"}
+
+
 def test_where_only_mixed_bits_fit_uniform_is_left_out_and_narrowed_networks_come_in(tmp_path):
     """4-bit activations cost narrowing tables, 8-bit ones bit-operations: in between lies what mixed bits can meet."""
     space = {"weight_bits": [2], "activation_bits": [4, 8], "ends": 8}

@@ -1,9 +1,13 @@
 """Searches of filters and widths as jobs: estimated, searched, trained, written, verified, reported."""
 
+from dataclasses import replace
+
 import pytest
 
 from bitsmith import pipeline
-from bitsmith.cost import fits
+from bitsmith.cost import TARGETS, fits
+from bitsmith.cost.latency import LatencyTable, Setting, Timing
+from bitsmith.errors import RecipeError
 from bitsmith.pipeline import RunFolder
 from bitsmith.pipeline.estimate import estimate
 from bitsmith.recipe import parse_recipe
@@ -38,6 +42,15 @@ BLOCKS = NARROW | {"method": NARROW["method"] | {"name": "block-binomial"}}
 @pytest.fixture(params=[DRAWN, PRUNED, NARROW, BLOCKS], ids=lambda recipe: recipe["method"]["name"])
 def job(request, tmp_path):
     return pipeline.prepare(RunFolder.create(tmp_path / "run", parse_recipe(RECIPE | request.param, "the test")))
+
+
+def test_a_latency_table_is_refused_before_anything_is_trained(job):
+    """It has no time for what these searches find, budgeted or not."""
+    setting = Setting(cpu="c", system="s", runtime="onnxruntime 1", threads=1, input="float")
+    table = LatencyTable(setting=setting, call=Timing(nanoseconds=1, spread=0, measured=1), entries={})
+    measured = replace(TARGETS["onnx"], name="m", float_layers=False, latency=table)
+    with pytest.raises(RecipeError, match="'m' has a measured latency table, and layers"):
+        pipeline.check_budgets(replace(job, target=measured))
 
 
 def test_the_whole_job(job):

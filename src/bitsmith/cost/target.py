@@ -186,15 +186,20 @@ class Target:
                 "each channel (BatchNorm's gain is folded into it); there is no training for it yet"
             )
 
-    def check_filters(self, *, remove: bool) -> None:
-        """Refuse filters that differ in bits, where the target has one bit-width for a layer or no price for them.
+    def check_filters(self, *, bits: bool, maps: bool, remove: bool) -> None:
+        """Refuse filters that differ in bits, where the target has one bit-width for a layer, and what it can't price.
 
         Args:
-            remove: whether filters may be removed too, which makes layers of other shapes.
+            bits: whether the filters of a layer may differ in weight bits.
+            maps: whether the maps that a layer reads may differ in bits.
+            remove: whether layers may have fewer filters, which makes them other shapes.
 
         Raises:
             RecipeError: it has; with the way out.
         """
+        self._check_table(bits=bits, maps=maps, remove=remove)
+        if not bits:
+            return
         if not self.per_filter:
             raise RecipeError(
                 f"target {self.name!r} has one weight bit-width for each layer, and this method gives filters bits of "
@@ -206,10 +211,23 @@ class Target:
                 f"target {self.name!r} is priced by ZigZag, which knows one bit-width for each layer, and this method "
                 f"gives filters bits of their own; take a target without zigzag, {whole}"
             )
-        if self.latency is not None and remove:
+
+    def _check_table(self, *, bits: bool, maps: bool, remove: bool) -> None:
+        """`check_filters` of a latency table, which knows layers as they were measured."""
+        if self.latency is None:
+            return
+        measured = f"target {self.name!r} has a measured latency table, and"
+        if remove:
+            kept = "remove: false (with filters), " if bits else ""
             raise RecipeError(
-                f"target {self.name!r} has a measured latency table, and layers without some of their filters are of "
-                f"shapes that nobody measured; take remove: false, a target without the table, {whole}"
+                f"{measured} layers without some of their filters are of shapes that nobody measured; take {kept}a "
+                "target without the table, or a method that decides bits of whole layers, such as composite"
+            )
+        what = "maps" if maps else "filters" if bits and self.latency.by_weights else None
+        if what is not None:
+            raise RecipeError(
+                f"{measured} layers whose {what} differ in bits have no time there; take a target without the table, "
+                "or a method that decides whole layers, such as composite"
             )
 
     def _check_bits(self, layer: str, what: str, wanted: Sequence[int], held: Sequence[int]) -> None:

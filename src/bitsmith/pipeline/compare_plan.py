@@ -167,7 +167,7 @@ def _able(
             line = tuple(map(str, budgets))
             try:
                 choices = job.space if mobile else make_space(recipe, job.graph, job.task.data, method, target)
-                verbs.check_target(choices, target)
+                verbs.check_target(choices, target, method)
                 _check(method, choices, budgets, trained=comparison.trained(space))
             except BitsmithError as error:
                 left_out.append(LeftOut(method=entrant.label, space=space, budget=", ".join(line), reason=str(error)))

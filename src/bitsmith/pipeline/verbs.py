@@ -209,14 +209,18 @@ def _check_data(graph: NetworkGraph, data: DataSet) -> None:
 
 
 def check_target(space: Space, target: Target, method: Method | None = None) -> None:
-    """Refuse a space that a target can't hold, and a method whose networks it can't.
+    """Refuse a space that a target can't hold, and a method whose networks it can't hold or price.
 
     Raises:
         RecipeError: a bit-width that it doesn't run, such as a layer pinned to float; an operator; a quantizer; bits
             per filter.
     """
-    if isinstance(method, Filters | Multinomial):
-        target.check_filters(remove=isinstance(method, Filters) and method.remove)
+    if isinstance(method, Filters):
+        target.check_filters(bits=True, maps=False, remove=method.remove)
+    if isinstance(method, Multinomial):
+        target.check_filters(bits=True, maps=len({maps for _, maps in method.pairs}) > 1, remove=False)
+    if isinstance(method, WidthSearch):
+        target.check_filters(bits=False, maps=False, remove=True)
     if not _claims_none(space):
         steps = find_quantizers(space.quantizer)
         odd = steps.odd_bits()
