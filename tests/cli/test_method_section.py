@@ -14,6 +14,10 @@ def test_as_published():
     assert (supernet.name, supernet.epochs) == ("supernet-as-published", 90)
     for steps in (100, 3600):  # of an epoch: choices follow the last step of the eleventh first
         assert 10 * steps <= round(supernet.weights_first * 90 * steps) < 11 * steps - 1
+    for widths in ("binomial", "block-binomial"):
+        published = make_method(method_section(widths, True, None))
+        assert published == make_method({"name": widths, "as_published": True})
+        assert (published.taken_lr, make_method({"name": widths}).taken_lr) == (1e-4, 0.05)
     assert make_method(method_section("composite", True, 3)).epochs == 3
     assert make_method(method_section("supernet", False, 7)).epochs == 7
     with pytest.raises(RecipeError, match=r"--as-published belongs to --method composite, supernet, .*, not to"):

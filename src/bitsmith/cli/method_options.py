@@ -16,9 +16,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "plan": {"epochs": 90, "batch_size": 256, "schedule": "cosine", "warmup": 0.0},
         "weights_first": 0.1112,  # a pass follows the last step of an epoch, and that of the tenth is not to count
     },
-    # the learning rate of the released code's command
-    "binomial": {"architecture_lr": 1e-4},
-    "block-binomial": {"architecture_lr": 1e-4},
+    "binomial": {},
+    "block-binomial": {},
     "multinomial": {},  # refused for what nobody knows: it takes a recipe
 }
 

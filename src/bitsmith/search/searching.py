@@ -41,7 +41,7 @@ def check_settings(method: Searching) -> None:
     if method.plan.distill or method.plan.ema or method.plan.noise:
         raise RecipeError("distill, ema and noise belong to the final training; the search's plan takes none of them")
     for name, fine, wanted in (
-        ("architecture_lr", 0 < method.architecture_lr < math.inf, "positive"),
+        ("architecture_lr", method.architecture_lr is None or 0 < method.architecture_lr < math.inf, "positive"),
         ("multiplier_step", 0 <= method.multiplier_step < math.inf, "not negative"),
         ("square", 0 <= method.square < math.inf, "not negative"),
         ("falling", 0 < method.falling <= 1, "a share of the search, above 0 and up to 1"),

@@ -70,11 +70,9 @@ class WidthLearner(Learner):
         self.optimizer = make_optimizer(self.slim, method.plan, leave_out=[self.slim.logits])
         self.schedule = make_schedule(self.optimizer, method.plan, steps=max(2, loop.steps))
         if method.as_published:
-            self.architecture = torch.optim.SGD(
-                [self.slim.logits], lr=method.architecture_lr, momentum=0.9, weight_decay=4e-5
-            )
+            self.architecture = torch.optim.SGD([self.slim.logits], lr=method.taken_lr, momentum=0.9, weight_decay=4e-5)
         else:
-            self.architecture = torch.optim.Adam([self.slim.logits], lr=method.architecture_lr, betas=(0.5, 0.999))
+            self.architecture = torch.optim.Adam([self.slim.logits], lr=method.taken_lr, betas=(0.5, 0.999))
         self.budgets = led(problem.budgets)
         self.relaxed = RelaxedCosts(space, groups.coupling, [budget.cost for budget in self.budgets])
         self._ones = {layer.name: torch.ones(layer.out_channels, 1) for layer in blueprint.graph.layers}

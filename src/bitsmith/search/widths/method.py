@@ -44,7 +44,8 @@ class WidthSearch(ABC):
         sample_steps: steps that each of them trains for, before all are scored.
         baseline: of the score function: "leave-one-out", or "none".
         start: every log-odds' first value; 2 keeps 88 % of the channels.
-        architecture_lr: of Adam (beta1 0.5) on the log-odds; as published, of SGD.
+        architecture_lr: of Adam (beta1 0.5) on the log-odds; as published, of SGD. None is .05, and as published 1e-4,
+            as the released code's command has it.
         weights_first: epochs in which only weights learn, of networks drawn from the first log-odds.
         falling: share of the remaining search in which the limits fall to the budgets.
         multiplier_step, square: see `FallingBudgets`.
@@ -60,7 +61,7 @@ class WidthSearch(ABC):
     sample_steps: int = 4
     baseline: Baseline = "leave-one-out"
     start: float = 2.0
-    architecture_lr: float = 0.05
+    architecture_lr: float | None = None
     weights_first: int = 1
     falling: float = 0.6
     multiplier_step: float = 0.02
@@ -92,6 +93,11 @@ class WidthSearch(ABC):
     @property
     def epochs(self) -> float:
         return self.plan.epochs
+
+    @property
+    def taken_lr(self) -> float:
+        """The learning rate of the log-odds that acts."""
+        return self.architecture_lr if self.architecture_lr is not None else 1e-4 if self.as_published else 0.05
 
     def check(self, space: Precision, budgets: Sequence[Budget], *, trained: bool) -> None:
         """Refuse other spaces than one network's bits, costs without a slope in widths, and budgets out of reach."""
