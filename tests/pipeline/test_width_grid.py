@@ -185,6 +185,12 @@ def test_a_refusal_leaves_no_folder(tmp_path):
     floats = parse_recipe(RECIPE | {"space": {"weight_bits": [4, 32], "activation_bits": [8, 32]}}, "the test")
     with pytest.raises(RecipeError, match="pin it to 8 in the recipe's space, or leave float out"):
         train_grid(floats, tmp_path / "run", executor=InProcess())
+    noisy = {"space": RECIPE["space"] | {"quantizer": "pact"}, "train": RECIPE["train"] | {"noise": 0.05}}
+    with pytest.raises(RecipeError, match="noise needs weights with learned steps"):
+        train_grid(parse_recipe(RECIPE | noisy, "the test"), tmp_path / "run", executor=InProcess())
+    board = parse_recipe(RECIPE | {"target": "mpic", "space": {"weight_bits": [3], "activation_bits": [8]}}, "the test")
+    with pytest.raises(RecipeError, match="can't hold weight bits"):
+        train_grid(board, tmp_path / "run", executor=InProcess())
     assert not (tmp_path / "run").exists()
 
 

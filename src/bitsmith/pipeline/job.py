@@ -250,11 +250,15 @@ def _check(job: Job, space: Any) -> None:
     for budgets in recipe.budget_sets():
         job.method.check(space, budgets, trained=trained)
     if recipe.train.noise:
-        _check_noise(job, space)
+        check_training_noise(job, space)
 
 
-def _check_noise(job: Job, space: Any) -> None:
-    """Of the final training; of spaces of whole networks, whose depths differ, the quantizer alone."""
+def check_training_noise(job: Job, space: Any) -> None:
+    """Refuse noise that a final training can't have; for spaces of whole networks, whose depths differ, by quantizer.
+
+    Raises:
+        RecipeError: as `check_noise`.
+    """
     plan, layers = job.recipe.train, 0
     quantizer = job.recipe.space.quantizer
     if isinstance(space, Precision):

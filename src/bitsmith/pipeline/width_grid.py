@@ -23,10 +23,11 @@ from bitsmith.cost import exact
 from bitsmith.errors import RecipeError, RunError
 from bitsmith.executor import PATIENCE, Executor, Failed, State, Work, run_all
 from bitsmith.pipeline.folder import begun
-from bitsmith.pipeline.job import Job, Say, prepare, quiet
+from bitsmith.pipeline.job import Job, Say, check_training_noise, prepare, quiet
 from bitsmith.pipeline.lock import locked
 from bitsmith.pipeline.machine import environment
 from bitsmith.pipeline.opened import at_hand, opened
+from bitsmith.pipeline.verbs import check_target
 from bitsmith.recipe import Recipe
 from bitsmith.report.width_map import MapPoint, WidthMap, write_width_map
 from bitsmith.search import Problem, evaluate_blueprint
@@ -89,6 +90,20 @@ class WidthGrid:
         """Where a network is trained, whichever of its points it is asked for by."""
         first = self.networks()[self.widths(point)]
         return self.job.run.path / "points" / "-".join(f"{share:g}" for share in first)
+
+    def check(self) -> None:
+        """Refuse what a point's training or the page would, before anything is trained.
+
+        Raises:
+            RecipeError: bits or operators that the target can't hold, a network that its latency table lacks, noise
+                that the quantizer doesn't take.
+            BudgetError: a cost that can't be priced.
+        """
+        check_target(self.space, self.job.target)
+        if self.job.recipe.train.noise:
+            check_training_noise(self.job, self.space)
+        for point in self.networks().values():
+            self.costs(point)
 
     def costs(self, point: Sequence[float]) -> dict[str, float]:
         """What the network at some shares costs, by whatever is budgeted too.
@@ -200,7 +215,7 @@ def train_grid(
     """
     with begun(out, recipe) as run:
         grid = lay_out(prepare(run, say), shares=shares, groups=groups)
-        grid.costs(grid.points()[0])  # refuses what can't be priced before anything is trained
+        grid.check()
         works = [
             Work(
                 title=" ".join(f"{share:g}" for share in point),
