@@ -18,7 +18,14 @@ Entries = list[tuple[Entry, Blueprint]]
 
 def notes(job: Job, entries: Entries) -> list[str]:
     """All notes of a verified run."""
-    return [*job.notes, *_left_out(job, entries), *_gains(job, entries), *_noise(entries), *_memory(job, entries)]
+    return [
+        *job.notes,
+        *_left_out(job, entries),
+        *_gains(job, entries),
+        *_strayed(entries),
+        *_noise(entries),
+        *_memory(job, entries),
+    ]
 
 
 def caution(rows: list[Row]) -> list[str]:
@@ -104,6 +111,16 @@ def _memory(job: Job, entries: Entries) -> list[str]:
             f"{in_words(memory['predicted'])} foretold"
         )
     return found
+
+
+def _strayed(entries: Entries) -> list[str]:
+    """Networks that are not near what their search learned."""
+    return [
+        f"{entry.title}: what the search learned could not be brought inside the budgets step by step; the network is "
+        "one inside, filled up by what was learned"
+        for entry, _ in entries
+        if entry.details.get("fell_back")
+    ]
 
 
 def _noise(entries: Entries) -> list[str]:

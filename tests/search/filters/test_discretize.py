@@ -37,6 +37,11 @@ def case(graph, seed, *, sharp=3.0):
     return space, coupling, removable, shares
 
 
+def pruned(shares, *given):
+    """What a discretizer makes of shares."""
+    return FilterDiscretizer(*given).discretize(shares).pruned
+
+
 @settings(max_examples=8)
 @given(
     seed=st.integers(0, 999), share=st.floats(0.12, 0.8), cost=st.sampled_from(["weights", "size", "bitops", "bops"])
@@ -48,7 +53,7 @@ def test_inside_and_the_room_is_used(seed, share, cost):
     budgets = [Budget(cost=cost, limit=share * exact(cost, graph, highest.bits)), Budget.parse("params=5k")]
     discretizer = FilterDiscretizer(space, coupling, removable, budgets)
     try:
-        found = discretizer.discretize(shares).blueprint
+        found = discretizer.discretize(shares).pruned.blueprint
     except BudgetError:
         with pytest.raises(BudgetError, match="is at least"):
             discretizer.least()
@@ -63,7 +68,7 @@ def test_ample_budgets_leave_every_filter_there():
     """Nothing is over: the likeliest bits, then raised to the most, as there is room."""
     graph = graphs.residual(channels=4)
     space, coupling, removable, shares = case(graph, 1)
-    found = FilterDiscretizer(space, coupling, removable, [Budget.parse("weights=1MB")]).discretize(shares).blueprint
+    found = pruned(shares, space, coupling, removable, [Budget.parse("weights=1MB")]).blueprint
     assert found.graph == graph
     assert {bits.weight for bits in found.bits.values()} == {8}
 
@@ -80,7 +85,7 @@ def test_unlikely_filters_go_first():
     weight = {n: torch.eye(p.shape[1])[-1].expand_as(p) * (1 - 1e-9) + 1e-9 / 3 for n, p in shares.weight.items()}
     shares = Shares(weight=weight, activation=shares.activation, kept=shares.kept)
     limit = 0.8 * exact("weights", graph, space.uniform(8, 8).bits)
-    found = FilterDiscretizer(space, coupling, removable, [Budget(cost="weights", limit=limit)]).discretize(shares)
+    found = pruned(shares, space, coupling, removable, [Budget(cost="weights", limit=limit)])
     assert found.left("conv1").tolist() == [0, 2, 4, 5, 7, 8, 9, 10, 11]
     assert len(found.left("conv0")) == 6
 
@@ -97,9 +102,7 @@ def test_what_a_layer_reads_counts_for_all_of_its_filters():
     shares = Shares(weight=sure, activation=read, kept=torch.ones_like(shares.kept))
     limit = 0.97 * exact("bitops", graph, space.uniform(8, 8).bits)
     nothing = np.zeros(len(shares.kept), bool)
-    found = (
-        FilterDiscretizer(space, coupling, nothing, [Budget(cost="bitops", limit=limit)]).discretize(shares).blueprint
-    )
+    found = pruned(shares, space, coupling, nothing, [Budget(cost="bitops", limit=limit)]).blueprint
     assert {bits.activation for bits in found.bits.values()} == {8}
     assert any(set(bits.filters(layer)) != {8} for layer in graph.layers if (bits := found.bits[layer.name]))
 
@@ -113,7 +116,7 @@ def test_the_least_and_less():
     smallest = exact("weights", least.graph, least.bits)
     assert smallest == 27 + 4 * 3 + 1 + 5
     at = FilterDiscretizer(space, coupling, removable, [Budget(cost="weights", limit=smallest)])
-    assert at.discretize(shares).blueprint.graph == least.graph
+    assert at.discretize(shares).pruned.blueprint.graph == least.graph
     with pytest.raises(BudgetError, match=r"weights is at least 45 B in this space, the budget is 44 B"):
         FilterDiscretizer(space, coupling, removable, [Budget(cost="weights", limit=smallest - 1)]).discretize(shares)
 
@@ -123,7 +126,7 @@ def test_nothing_may_be_removed():
     space, coupling, removable, shares = case(graph, 5)
     limit = 0.5 * exact("weights", graph, space.uniform(8, 8).bits)
     found = FilterDiscretizer(space, coupling, np.zeros_like(removable), [Budget(cost="weights", limit=limit)])
-    network = found.discretize(shares).blueprint
+    network = found.discretize(shares).pruned.blueprint
     assert network.graph == graph
     assert any(not isinstance(bits.weight, int) for bits in network.bits.values())
 
@@ -140,7 +143,7 @@ def test_alike_filters_go_in_proportion(gate):
     weight = {name: torch.full((graph[name].shape[0], len(o.weight)), 1 / 3) for name, o in space.options.items()}
     weight = {name: p if p.shape[1] > 1 else torch.ones_like(p) for name, p in weight.items()}
     shares = Shares(weight=weight, activation={name: torch.ones(1) for name in space.options}, kept=kept)
-    found = FilterDiscretizer(space, coupling, removable, [Budget.parse("weights=2.9kB")]).discretize(shares).blueprint
+    found = pruned(shares, space, coupling, removable, [Budget.parse("weights=2.9kB")]).blueprint
     old, new = ([layer.out_channels for layer in g.layers[:-1]] for g in (graph, found.graph))
     left = [b / a for a, b in zip(old, new, strict=True)]
     assert 0.2 < min(left) < max(left) < 0.8
@@ -223,7 +226,7 @@ def check_full(graph, parsed, seed, monkeypatch):
 
     fill = discretize.fill
     monkeypatch.setattr(discretize, "fill", noted)
-    found = FilterDiscretizer(space, coupling, removable, parsed).discretize(shares).blueprint
+    found = pruned(shares, space, coupling, removable, parsed).blueprint
     assert fits(found.graph, found.bits, parsed)
     others = list(risen(space, chosen[0], removable))
     assert not any(fits(other.graph, other.bits, parsed) for other in others)
@@ -236,7 +239,9 @@ def test_the_least_network_is_filled_too(monkeypatch):
     space, coupling, removable, shares = case(graph, 0)
     monkeypatch.setattr(FilterDiscretizer, "_inside", lambda *_: None)
     budget = Budget.parse("weights=200B")
-    found = FilterDiscretizer(space, coupling, removable, [budget]).discretize(shares).blueprint
+    discretized = FilterDiscretizer(space, coupling, removable, [budget]).discretize(shares)
+    assert discretized.fell_back
+    found = discretized.pruned.blueprint
     assert 190 < exact("weights", found.graph, found.bits) <= 200
 
 

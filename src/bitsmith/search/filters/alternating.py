@@ -162,7 +162,7 @@ class Alternating(Learner):
     def end_epoch(self, step: int, loss: float) -> Mapping[str, float]:
         p = self.probabilities()
         expected = [value.item() for value in self.costs(self.partitions.shares(p))]
-        spread = sum(float(-(q * q.log()).sum()) for q in p.values()) / len(p)
+        spread = sum(float(torch.special.entr(q).sum()) for q in p.values()) / len(p)
         figures = {"step": float(step), "loss": loss, "entropy": spread}
         return figures | self.falling.figures(expected, self._steps(step))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import final
 
@@ -31,6 +31,19 @@ from bitsmith.space import Precision
 
 _AT_ONCE = 0.25  # of the excess that moves take off before slopes are taken anew
 _TIGHTER = 0.998
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Discretized:
+    """A network inside every budget.
+
+    Args:
+        fell_back: whether moves from what the shares say didn't lead inside, so that it is the least network, filled.
+    """
+
+    pruned: Pruned
+    fell_back: bool
 
 
 @final
@@ -55,7 +68,7 @@ class FilterDiscretizer:
         """
         return self._pricing.network(self._least())
 
-    def discretize(self, shares: Shares) -> Pruned:
+    def discretize(self, shares: Shares) -> Discretized:
         """The network that the shares stand for, inside every budget.
 
         Room is left for nothing: no network stays inside that differs from it by more bits for a single filter or for
@@ -67,8 +80,9 @@ class FilterDiscretizer:
         """
         least = self._least()
         odds = log_odds(shares, self.coupling.units, self.removable, self._nodes)
-        choice = self._inside(self._likeliest(shares), odds) or least
-        return self._pricing.network(fill(choice, odds, self._pricing))
+        choice = self._inside(self._likeliest(shares), odds)
+        filled = fill(least if choice is None else choice, odds, self._pricing)
+        return Discretized(pruned=self._pricing.network(filled), fell_back=choice is None)
 
     def _least(self) -> Choice:
         fewest = fewest_filters(self.space, self.coupling, self.removable)

@@ -127,7 +127,8 @@ class Filters:
     def search(self, problem: Problem) -> Found:
         """Find filters inside every budget.
 
-        Details: how many filters of each layer have which bits (0: removed), and the probabilities of what layers read.
+        Details: how many filters of each layer have which bits (0: removed), the probabilities of what layers read, and
+        whether what all of them say didn't lead inside, so that the least network was filled (`fell_back`).
 
         Raises:
             BudgetError: not even the least network meets the budgets (found before any training).
@@ -145,7 +146,8 @@ class Filters:
             soft = searching.soft
             discretizer = FilterDiscretizer(problem.space, soft.coupling, soft.removable, problem.budgets)
             shares = soft.shares()
-            pruned = discretizer.discretize(shares)
+            discretized = discretizer.discretize(shares)
+            pruned = discretized.pruned
             state = self._inherit(soft, pruned, problem)
         return Found(
             best=pruned.blueprint,
@@ -157,6 +159,7 @@ class Filters:
             details={
                 "filters": _counted(pruned),
                 "activations": {name: q.tolist() for name, q in shares.activation.items() if len(q) > 1},
+                "fell_back": discretized.fell_back,
             },
             state=state,
         )
