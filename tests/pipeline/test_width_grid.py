@@ -18,6 +18,7 @@ from bitsmith.pipeline.width_grid import SCORE, lay_out, summarize_grid, train_g
 from bitsmith.recipe import parse_recipe, read_recipe
 from bitsmith.report.width_map import MapPoint, WidthMap, map_figures, write_width_map
 from bitsmith.search import Uniform
+from bitsmith.train import Event
 
 RECIPE = {
     "name": "tiny",
@@ -86,6 +87,29 @@ def test_two_by_two(grid):
     changed = parse_recipe(RECIPE | {"seed": 7}, "the test")
     with pytest.raises(RunError, match="another recipe"):
         train_grid(changed, out, executor=InProcess(), **options)
+
+
+def test_a_network_stopped_half_way_goes_on_to_the_same_score(tmp_path):
+    longer = parse_recipe(RECIPE | {"train": RECIPE["train"] | {"epochs": 4, "batch_size": 16}}, "the test")
+    whole, stopped = (
+        lay_out(prepare(RunFolder.create(tmp_path / name, longer)), shares=(0.25,), groups=1) for name in "ab"
+    )
+    first, again = [], []
+    train_point(whole, (0.25,), first.append)
+
+    def stop(event: Event) -> None:
+        again.append(event)
+        if len(again) == len(first) // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_point(stopped, (0.25,), stop)
+    assert list(stopped.folder((0.25,)).glob("*.checkpoint"))
+    taken = len(again)
+    train_point(stopped, (0.25,), again.append)
+    assert len(again) - taken < len(first)
+    a, b = (json.loads((grid.folder((0.25,)) / SCORE).read_text()) | {"seconds": 0} for grid in (whole, stopped))
+    assert a == b
 
 
 @pytest.mark.skipif(not FULL, reason="each process takes seconds to start")
