@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.result import write_result
-from bitsmith.errors import BitsmithError
+from benchmarks.result import rows_of, write_result
+from bitsmith.errors import BitsmithError, RunError
 from bitsmith.pipeline import RunFolder
 from bitsmith.recipe import read_recipe
 from bitsmith.report import read_record
@@ -37,32 +37,27 @@ def frontier(folder: Path) -> Path:
     """The result of a run, or of what is finished of it.
 
     Raises:
-        RunError: there is no report in the folder.
+        RunError: there is no report in the folder, or a budget has no published point.
     """
     run, record = RunFolder(path=folder), read_record(folder)
     recipe = read_recipe(run.recipe_file)
     filters = {entry.slug: entry.details["filters"] for entry, _ in run.entries() if "filters" in entry.details}
     found = [row for row in record.rows if row.folder in filters and row.test is not None]
+    unknown = [row.budget for row in found if row.budget not in PUBLISHED]
+    if unknown:
+        raise RunError(
+            f"{folder} has budgets without a published point: {', '.join(unknown)}; known: {', '.join(PUBLISHED)}"
+        )
     return write_result(
         NAME,
         ratios={
             f"points_ahead {row.budget}": round(100 * (row.test or 0.0) - PUBLISHED[row.budget], 2) for row in found
         },
         rows=[
-            {
-                "budget": row.budget,
-                "weight_bytes": row.costs["weights"],
-                "macs": row.costs["macs"],
-                "epochs": row.epochs,
-                "validation": row.validation,
-                "test": row.test,
-                "seconds": row.seconds,
-                "filters": {  # by bits, 0: removed
-                    layer: ", ".join(f"{count} at {bits}" for bits, count in counts.items())
-                    for layer, counts in filters[row.folder].items()
-                },
-            }
-            for row in found
+            values
+            | {"macs": row.costs["macs"], "bits": filters[row.folder]}  # of each layer, bits: filters; 0 is removed
+            for row, values in zip(record.rows, rows_of(record, run), strict=True)
+            if row in found
         ],
         settings={
             "recipe": recipe.model_dump(mode="json", exclude={"command", "data"}),

@@ -110,7 +110,9 @@ def test_probabilities_learn_on_the_search_split_by_its_plain_loss(problem):
     with torch.no_grad():
         right = torch.nn.functional.cross_entropy(learner.sampled(x), y)
     assert found == pytest.approx(float(right), rel=1e-5)
-    for norm in (module for module in learner.sampled.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+    norms = [module for module in learner.sampled.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    for norm in norms:
         norm.running_mean.fill_(5.0)
         norm.running_var.fill_(0.01)
     assert learner.score(counts, x, y) == pytest.approx(found, rel=1e-5)  # whatever statistics training left
